@@ -1,0 +1,152 @@
+"""Rate limits: Flask-Limiter over a `limits` storage, lru://, that keeps its windows in our RateLimitCache."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask, request
+from flask_limiter import Limiter
+from limits import RateLimitItem, parse_many
+from limits.storage import MovingWindowSupport, Storage
+
+from config import Settings
+from errors import PlatformError
+from lru_cache import RateLimitCache
+from services import Services
+
+
+class LRUStorage(Storage, MovingWindowSupport):
+    """Moving windows in this process. Importing this class registers the scheme lru:// with `limits`."""
+
+    STORAGE_SCHEME = ["lru"]  # noqa: RUF012  the library's name for it, on the class
+
+    def __init__(
+        self,
+        uri: str | None = None,
+        wrap_exceptions: bool = False,
+        cache: RateLimitCache | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(uri, wrap_exceptions=wrap_exceptions, **options)
+        self._cache = cache or RateLimitCache()
+
+    @property
+    def base_exceptions(self) -> tuple[type[Exception], ...]:
+        return ()  # memory is never down
+
+    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        return self._cache.admit(key, limit, window_size=expiry, amount=amount)
+
+    def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:  # noqa: ARG002  the port names it
+        oldest_age, count = self._cache.window(key, window_size=expiry)
+        return time.time() - oldest_age, count  # the cache counts ages, `limits` wants an epoch
+
+    # The base class wants the methods of fixed windows too; here they count in the same windows.
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        for _ in range(amount - 1):
+            self._cache.increment_count(key, expiry)
+        return self._cache.increment_count(key, expiry)
+
+    def get(self, key: str) -> int:
+        return self._cache.get_count(key)
+
+    def get_expiry(self, key: str) -> float:
+        return time.time() + self._cache.seconds_left(key)
+
+    def check(self) -> bool:
+        return True
+
+    def reset(self) -> int | None:
+        self._cache.clear()
+        return None
+
+    def clear(self, key: str) -> None:
+        self._cache.delete(key)
+
+
+def caller_key() -> str:
+    """Who is counted: the address of the request's sender."""
+    return caller_of(request.remote_addr or "unknown")
+
+
+def caller_of(address: str) -> str:
+    """An IPv4 address as it is; of IPv6 its /64, which one caller owns whole."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network(f"{address.split('%')[0]}/64", strict=False))
+    except ValueError:
+        return address
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a caller has left on a route: the limit, the calls that remain, seconds until it is whole."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [
+            ("RateLimit-Limit", str(self.limit)),
+            ("RateLimit-Remaining", str(self.remaining)),
+            ("RateLimit-Reset", str(self.reset)),
+        ]
+
+
+class Limits:
+    """Charges each request to its caller and route.
+
+    Flask-Limiter holds storage and strategy. Its own hooks stay off: they resolve limits anew for each
+    request, which costs a third of a cache hit, and they write Retry-After on every reply.
+    """
+
+    def __init__(self, limiter: Limiter, settings: Settings) -> None:
+        self._limiter = limiter
+        self._tasks = tuple(parse_many(settings.rate_limit))
+        self._reads = tuple(parse_many(settings.rate_limit_reads))
+
+    def charge(self, caller: str, route: str, method: str) -> Allowance:
+        """What is left after this request. Raises RateLimited."""
+        left = [
+            self._charge(item, caller, route) for item in (self._tasks if method == "POST" else self._reads)
+        ]
+        return min(left, key=lambda allowance: allowance.remaining)
+
+    def _charge(self, item: RateLimitItem, caller: str, route: str) -> Allowance:
+        strategy = self._limiter.limiter
+        admitted = strategy.hit(item, caller, route)
+        reset_at, remaining = strategy.get_window_stats(item, caller, route)
+        reset = min(max(1, math.ceil(reset_at - time.time())), item.get_expiry())
+        allowance = Allowance(item.amount, remaining, reset)
+        if not admitted:
+            raise RateLimited(allowance)
+        return allowance
+
+
+class RateLimited(PlatformError):
+    status, code = 429, "rate_limited"
+    sentence = "You sent too many requests. Wait as long as Retry-After says, then try again."
+
+    def __init__(self, allowance: Allowance) -> None:
+        super().__init__(retry_after=allowance.reset)
+        self.allowance = allowance
+
+
+def build_limits(app: Flask, house: Services) -> Limits:
+    """The limits of the settings over house.limits."""
+    limiter = Limiter(
+        caller_key,
+        strategy="moving-window",
+        storage_uri="lru://",
+        storage_options={"cache": house.limits},  # type: ignore[dict-item]  # typed for Redis; ours takes an object
+    )
+    app.extensions.setdefault("limiter", set()).add(limiter)  # as if its hooks were there already
+    limiter.init_app(app)
+    return Limits(limiter, house.settings)

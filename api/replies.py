@@ -1,0 +1,121 @@
+"""From an Answer or a failure to an HTTP reply: bodies, cost headers, the one shape of errors."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from flask import Response
+from werkzeug.exceptions import HTTPException
+
+from api.limiting import RateLimited
+from api.visit import current_visit
+from errors import PlatformError
+from prices import format_dollars
+from tasks import Answer, Bill
+
+# Headers that a browser's script may read.
+EXPOSED_HEADERS = (
+    "X-Request-ID X-Cost-Input X-Cost-Output X-Cost-Total X-Cost-Overall X-Cost-Saved X-Cost-Known "
+    "X-Tokens-Input X-Tokens-Output X-Tokens-Estimated X-Cached X-Cache-Status X-Model X-Provider "
+    "RateLimit-Limit RateLimit-Remaining RateLimit-Reset Retry-After"
+).split()
+
+# What Flask and Werkzeug refuse by themselves, in our words.
+REFUSALS = {
+    400: ("bad_request", "The request is malformed. Check its address, Host and headers."),
+    404: ("not_found", "There is nothing at this address. GET /swagger/ lists what there is."),
+    405: ("method_not_allowed", "This address does not take this method. Use one of the Allow header."),
+    408: ("request_timeout", "The request took too long to arrive. Send it again."),
+    413: ("too_large", "The body is too large. Send at most 1 MiB."),
+    415: ("unsupported_media_type", "Send JSON: set the header Content-Type: application/json."),
+}
+
+
+def render_answer(field: str, answer: Answer) -> Response:
+    """200 with the answer in `field`, and its bill in the headers."""
+    visit = current_visit()
+    visit.answer = answer
+    visit.headers += bill_headers(answer.bill, answer.overall_nano)
+    visit.headers.append(("X-Cached", "true" if answer.cached else "false"))
+    visit.headers.append(("X-Cache-Status", answer.cache_status))
+    return json_reply({field: answer.text})
+
+
+def bill_headers(bill: Bill, overall_nano: int) -> list[tuple[str, str]]:
+    """A bill as headers, in dollars of nine decimals; `unknown` where its model has no price."""
+    headers = [
+        ("X-Cost-Input", _money(bill.input_nano)),
+        ("X-Cost-Output", _money(bill.output_nano)),
+        ("X-Cost-Total", _money(bill.total_nano)),
+        ("X-Cost-Overall", format_dollars(overall_nano)),
+        ("X-Cost-Saved", _money(bill.saved_nano)),
+        ("X-Tokens-Input", str(bill.usage.input_tokens)),
+        ("X-Tokens-Output", str(bill.usage.output_tokens)),
+        ("X-Model", bill.model),
+        ("X-Provider", bill.provider),
+    ]
+    if not bill.known:
+        headers.append(("X-Cost-Known", "false"))
+    if bill.usage.estimated:
+        headers.append(("X-Tokens-Estimated", "true"))
+    return headers
+
+
+def _money(nano: int | None) -> str:
+    return "unknown" if nano is None else format_dollars(nano)
+
+
+def render_failure(failure: PlatformError) -> Response:
+    """A failure of our own, with the bill of the upstream calls that it cost."""
+    visit = current_visit()
+    if isinstance(failure, RateLimited):
+        visit.allowance = failure.allowance
+    if failure.bill is not None:
+        visit.headers += bill_headers(failure.bill, failure.overall_nano)
+    wait = _wait(failure)
+    if wait is not None:
+        visit.headers.append(("Retry-After", str(max(1, math.ceil(wait)))))
+    return _error(failure.status, failure.code, str(failure), failure.field)
+
+
+def _wait(failure: PlatformError) -> float | None:
+    """Seconds to wait: what the provider asked for, else what the failure says; on 429 and 503 always some."""
+    told = getattr(failure, "delay", None)
+    wait = failure.retry_after if told is None else told
+    if failure.status not in (429, 503):
+        return None
+    return 1.0 if wait is None else wait
+
+
+def render_refusal(refusal: HTTPException) -> Response:
+    """A refusal by Flask or Werkzeug in the same shape; its own headers, such as Allow, stay."""
+    if refusal.response is not None:
+        return refusal.response  # type: ignore[return-value]  # only our own code attaches one
+    status = refusal.code or 500
+    code, sentence = REFUSALS.get(
+        status, ("bad_request" if status < 500 else "internal_error", PlatformError.sentence)
+    )
+    response = _error(status, code, sentence)
+    for name, value in refusal.get_headers():
+        if name not in ("Content-Type", "Content-Length"):
+            response.headers[name] = value
+    return response
+
+
+def render_bug() -> Response:
+    """The outermost 500. What happened stands in our log only."""
+    return _error(PlatformError.status, PlatformError.code, PlatformError.sentence)
+
+
+def _error(status: int, code: str, sentence: str, field: str | None = None) -> Response:
+    visit = current_visit()
+    visit.error_code = code
+    body = {"error": sentence, "code": code, "request_id": visit.request_id}
+    return json_reply(body if field is None else body | {"field": field}, status)
+
+
+def json_reply(body: dict[str, Any], status: int = 200) -> Response:
+    """JSON with its charset, on one line."""
+    return Response(json.dumps(body) + "\n", status, content_type="application/json; charset=utf-8")

@@ -1,0 +1,117 @@
+"""From an HTTP body to an Ask, or a refusal that names the field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from flask import Request
+
+import rules
+from api.visit import current_request, current_visit
+from config import Settings
+from errors import InvalidInput, UnsupportedMedia
+from tasks import Ask, Task
+
+GENERATE_FIELDS = frozenset({"prompt", "model", "max_tokens", "stream"})
+CLASSIFY_FIELDS = frozenset({"text", "categories", "model"})
+
+
+def read_generate(task: Task, settings: Settings) -> Ask:
+    """The Ask of one of the two generate routes."""
+    body = read_body(GENERATE_FIELDS)
+    _refuse_stream(body.get("stream", False))
+    return _ask(
+        task,
+        rules.text_field(body.get("prompt"), "prompt", settings.max_prompt_chars),
+        settings,
+        model=rules.model_name(body.get("model")),
+        max_tokens=rules.token_limit(body.get("max_tokens"), settings.max_output_tokens),
+    )
+
+
+def read_classify(settings: Settings) -> Ask:
+    """The Ask of the classify route."""
+    body = read_body(CLASSIFY_FIELDS)
+    return _ask(
+        Task.CLASSIFY,
+        rules.text_field(body.get("text"), "text", settings.max_prompt_chars),
+        settings,
+        categories=rules.category_list(body.get("categories")),
+        model=rules.model_name(body.get("model")),
+    )
+
+
+def _ask(task: Task, text: str, settings: Settings, **options: Any) -> Ask:
+    visit, asked = current_visit(), current_request()
+    fresh = _cache_directives(asked)
+    return Ask(
+        task,
+        text,
+        deadline=visit.started + settings.llm_timeout_seconds,
+        address=asked.remote_addr or "",
+        route=asked.path,
+        request_id=visit.request_id,
+        reads_cache="no-cache" not in fresh and "no-store" not in fresh,
+        writes_cache="no-store" not in fresh,
+        **options,
+    )
+
+
+def _cache_directives(asked: Request) -> set[str]:
+    header = asked.headers.get("Cache-Control")
+    return {part.strip().lower() for part in header.split(",")} if header else set()
+
+
+def _refuse_stream(stream: Any) -> None:
+    if stream is not False:
+        raise InvalidInput("`stream` must be false: answers come whole in this version.", field="stream")
+
+
+def read_body(known: Iterable[str]) -> dict[str, Any]:
+    """The body as a JSON object that holds known fields only, each once."""
+    asked = current_request()
+    if asked.mimetype != "application/json" or "Content-Encoding" in asked.headers:
+        raise UnsupportedMedia()
+    body = _parse(asked.get_data(cache=False))
+    for name in body:
+        if name not in known:
+            raise InvalidInput(
+                f"There is no field `{_short(name)}`. Known: {_listed(known)}.", field=_short(name)
+            )
+    return body
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        body = _STRICT.decode(data.decode())
+    except (ValueError, RecursionError):
+        raise InvalidInput('The body is not JSON. Send an object such as {"prompt": "Hello"}.') from None
+    if not isinstance(body, dict):
+        raise InvalidInput('The body must be a JSON object, such as {"prompt": "Hello"}.')
+    return body
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    body = dict(pairs)
+    if len(body) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidInput(f"The field `{_short(twice)}` stands twice. Send it once.", field=_short(twice))
+    return body
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_once_each)
+
+
+def _short(name: str) -> str:
+    return name.encode("ascii", "backslashreplace").decode()[:64]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))

@@ -1,0 +1,142 @@
+"""Version 1: the three task routes, and the stats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response, current_app
+from flask_restx import Api, Namespace, Resource, fields
+
+from api import schemas
+from api.replies import render_answer
+from config import VERSION
+from services import Services
+from tasks import Task
+
+View = TypeVar("View", bound=Callable[..., Response])
+
+
+class PlatformApi(Api):  # type: ignore[misc]  # Flask-RESTX ships no types
+    """An Api that leaves every error to Flask, so that errors have one shape."""
+
+    def error_router(self, original_handler: Any, error: Exception) -> Any:
+        return original_handler(error)
+
+
+def services() -> Services:
+    house: Services = current_app.extensions["llm_platform"]
+    return house
+
+
+generate = Namespace("generate", description="Text and code from a prompt", path="/generate")
+classify = Namespace("classify", description="One category for a text", path="/classify")
+reports = Namespace("reports", description="What was used", path="/")
+
+prompt = generate.model(
+    "Prompt",
+    {
+        "prompt": fields.String(required=True, min_length=1, example="Say hello in one sentence."),
+        "model": fields.String(description="a model id; the platform's own choice if left out"),
+        "max_tokens": fields.Integer(min=1, description="at most so many output tokens"),
+        "stream": fields.Boolean(default=False, description="answers come whole: false"),
+    },
+    strict=True,
+)
+text_to_classify = classify.model(
+    "TextToClassify",
+    {
+        "text": fields.String(required=True, min_length=1, example="I love this phone."),
+        "categories": fields.List(
+            fields.String, required=True, min_items=1, max_items=50, example=["positive", "negative"]
+        ),
+        "model": fields.String(description="a model id; the platform's own choice if left out"),
+    },
+    strict=True,
+)
+failure = generate.model(
+    "Failure",
+    {
+        "error": fields.String(description="what is wrong and the next step"),
+        "code": fields.String(description="a stable word for programs"),
+        "request_id": fields.String,
+        "field": fields.String(description="the field at fault, if it is one"),
+    },
+)
+generated_text = generate.model("GeneratedText", {"generated_text": fields.String})
+generated_code = generate.model("GeneratedCode", {"generated_code": fields.String})
+classification = classify.model("Classification", {"classification": fields.String})
+
+FAILURES = {
+    400: "a field is not as it must be",
+    413: "the body is too large",
+    415: "the body is not JSON",
+    422: "the provider refused the content",
+    429: "too many requests",
+    502: "the provider answered with an error",
+    503: "no provider is available",
+    504: "the deadline has passed",
+}
+
+
+def documented(namespace: Namespace, body: Any, reply: Any) -> Callable[[View], View]:
+    """Swagger's view of a task route; what is checked stands in api/schemas."""
+
+    def decorate(view: View) -> View:
+        for status, text in FAILURES.items():
+            namespace.response(status, text, failure)(view)
+        namespace.response(200, "the answer; the headers say what it cost", reply)(view)
+        namespace.expect(body)(view)
+        return view
+
+    return decorate
+
+
+@generate.route("/text")
+class GenerateText(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
+    @documented(generate, prompt, generated_text)
+    def post(self) -> Response:
+        """Answer a prompt with text."""
+        ask = schemas.read_generate(Task.TEXT, services().settings)
+        return render_answer("generated_text", services().pipeline.answer(ask))
+
+
+@generate.route("/code")
+class GenerateCode(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
+    @documented(generate, prompt, generated_code)
+    def post(self) -> Response:
+        """Answer a prompt with code."""
+        ask = schemas.read_generate(Task.CODE, services().settings)
+        return render_answer("generated_code", services().pipeline.answer(ask))
+
+
+@classify.route("/text")
+class ClassifyText(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
+    @documented(classify, text_to_classify, classification)
+    def post(self) -> Response:
+        """Choose one of the categories for a text."""
+        ask = schemas.read_classify(services().settings)
+        return render_answer("classification", services().pipeline.answer(ask))
+
+
+@reports.route("/stats")
+class Stats(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
+    def get(self) -> dict[str, Any]:
+        """What the cache, the costs and the limits look like now."""
+        house = services()
+        return {
+            "cache_stats": house.cache.get_stats(),
+            "usage_stats": house.tracker.get_usage_stats(),
+            "rate_limit_stats": {**house.limits.get_stats(), "limit": house.settings.rate_limit},
+        }
+
+
+def build_v1() -> tuple[Blueprint, PlatformApi]:
+    """The blueprint of version 1 and its Api, new for each app."""
+    blueprint = Blueprint("api_v1", __name__, url_prefix="/api/v1")
+    api = PlatformApi(
+        blueprint, version=VERSION, title="Enterprise LLM API Platform", doc=False, validate=False
+    )
+    for namespace in (generate, classify, reports):
+        api.add_namespace(namespace)
+    return blueprint, api

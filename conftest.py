@@ -1,0 +1,95 @@
+"""What the tests share: the loopback upstream, and whole houses built on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import create_app
+from config import Settings, load_settings
+from services import Services, build_services
+from tests.upstream import Upstream
+
+# With LIVE=1 and a real key in .env the fifteen named tests run against Google.
+LIVE = os.environ.get("LIVE") == "1"
+
+
+@dataclass
+class House:
+    """One running platform of a test: its settings, services, app and client."""
+
+    settings: Settings
+    services: Services
+    app: Flask
+    client: FlaskClient
+
+    def post(self, task: str, body: Any, **headers: str) -> Any:
+        path = {"text": "generate/text", "code": "generate/code", "classify": "classify/text"}[task]
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.client.post(f"/api/v1/{path}", json=body, headers=named)
+
+    def lines(self, name: str) -> list[str]:
+        """What a log file holds once everything queued has been written."""
+        assert self.services.writer.flush(5)
+        path = Path(self.settings.log_dir) / name
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture(autouse=True)
+def no_strange_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a proxy nor a key of the machine may decide a test."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    if not LIVE:
+        monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+
+
+@pytest.fixture(scope="session")
+def upstream_server() -> Iterator[Upstream]:
+    with Upstream() as server:
+        yield server
+
+
+@pytest.fixture
+def upstream(upstream_server: Upstream) -> Upstream:
+    """The loopback Gemini, its journal empty and its faults off."""
+    upstream_server.reset()
+    upstream_server.latency = 0.0
+    return upstream_server
+
+
+@pytest.fixture
+def settings(tmp_path: Path, upstream: Upstream) -> Settings:
+    """Settings of a live platform whose provider is the loopback upstream (or Google, with LIVE=1)."""
+    base = load_settings() if LIVE else Settings(google_api_key="any-key", gemini_base_url=upstream.url)
+    return replace(base, log_dir=str(tmp_path / "logs"), rate_limit="100000 per minute")
+
+
+@pytest.fixture
+def make_house(settings: Settings) -> Iterator[Callable[..., House]]:
+    """Builds houses; each closes its logs at the end of the test."""
+    built: list[Services] = []
+
+    def build(services: Services | None = None, **changes: Any) -> House:
+        changed = replace(settings, **changes)
+        services = services or build_services(changed)
+        built.append(services)
+        app = create_app(changed, services)
+        app.testing = True
+        return House(changed, services, app, app.test_client())
+
+    yield build
+    for services in built:
+        services.close()
+
+
+@pytest.fixture
+def house(make_house: Callable[..., House]) -> House:
+    return make_house()

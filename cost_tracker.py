@@ -1,0 +1,346 @@
+"""What every request cost: token counts, records, the running total and the usage statistics."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import threading
+import time
+from base64 import b64decode
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from log_writer import LogChannel, LogWriter
+from prices import Rates, dollars
+from tasks import Bill, Usage
+from token_estimate import estimate_tokens
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
+
+MAX_RECORDS = 10_000
+LOG_BYTES, LOG_BACKUPS = 10 * 1024 * 1024, 5
+MAX_MINUTES = 31 * 24 * 60
+MAX_ENDPOINTS = 64
+MAX_COUNTED_CHARS = 100_000
+# The SHA-1 of the address that tiktoken would fetch is the name under which it looks for the file.
+CL100K_FILE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"
+CL100K_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
+# How cl100k_base cuts a text before it merges bytes; part of the encoding's definition.
+CL100K_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+
+
+class TokenCounter:
+    """Counts tokens where the provider gave no count. Never touches the network.
+
+    With tiktoken's file in `cache_dir` it counts as cl100k_base does; without, it estimates
+    (docs/token-estimate.md states the error).
+    """
+
+    INPUT_COST_PER_MILLION = 0.10
+    OUTPUT_COST_PER_MILLION = 0.40
+    _INPUT_NANO, _OUTPUT_NANO = 100, 400
+
+    def __init__(self, cache_dir: str = ".tiktoken") -> None:
+        self._cache_dir = cache_dir
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens in the text; only its first 100,000 characters are looked at, the rest is scaled."""
+        if len(text) > MAX_COUNTED_CHARS:
+            return self.count_tokens(text[:MAX_COUNTED_CHARS]) * len(text) // MAX_COUNTED_CHARS
+        encoding = _encoding(self._cache_dir)
+        if encoding is None:
+            return estimate_tokens(text)
+        try:
+            return len(encoding.encode_ordinary(text))
+        except BaseException as panic:
+            if isinstance(panic, KeyboardInterrupt | SystemExit):
+                raise
+            return estimate_tokens(text)
+
+    def calculate_cost(self, input_tokens: int, output_tokens: int) -> tuple[float, float, float]:
+        """(input, output, total) in US dollars at this class's two prices; the road uses prices.py instead."""
+        input_nano, output_nano = input_tokens * self._INPUT_NANO, output_tokens * self._OUTPUT_NANO
+        return _dollars(input_nano), _dollars(output_nano), _dollars(input_nano + output_nano)
+
+    def bill(self, prompt: str, response: str, cached: bool) -> Bill:
+        """An estimated bill for callers who have no provider's counts."""
+        usage = Usage(self.count_tokens(prompt), self.count_tokens(response), estimated=True)
+        input_nano = usage.input_tokens * self._INPUT_NANO
+        output_nano = usage.output_tokens * self._OUTPUT_NANO
+        if cached:
+            return Bill(usage, saved_nano=input_nano + output_nano)
+        return Bill(usage, input_nano=input_nano, output_nano=output_nano)
+
+
+@functools.cache
+def _encoding(cache_dir: str) -> Encoding | None:
+    """cl100k_base from its file, or None. tiktoken's own loader would go to the network for a missing or bad file."""
+    file = Path(cache_dir) / CL100K_FILE
+    data = file.read_bytes() if file.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != CL100K_SHA256:
+        return None
+    from tiktoken import Encoding
+
+    ranks = {b64decode(token): int(rank) for token, rank in map(bytes.split, data.splitlines())}
+    return Encoding("cl100k_base", pat_str=CL100K_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostRecord:
+    """One request. Dollars are for reading; the nano-dollars are exact. None: the model has no known price."""
+
+    timestamp: float
+    endpoint: str
+    user_ip: str
+    prompt: str
+    response: str
+    input_tokens: int
+    output_tokens: int
+    input_cost: float | None
+    output_cost: float | None
+    total_cost: float | None
+    cached: bool
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+    cost_nanodollars: int | None = 0
+    saved_nanodollars: int | None = 0
+    overall_nanodollars: int = 0
+    provider: str = ""
+    model: str = ""
+    attempts: int = 0
+    unknown_attempts: int = 0
+    rates: tuple[Rates, ...] = ()
+    request_id: str = ""
+    tenant: str = "anonymous"
+    task: str = ""
+    cache_status: str = ""
+    status: int = 200
+    duration_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What the requests of one endpoint in one minute add up to."""
+
+    requests: int = 0
+    cached: int = 0
+    coalesced: int = 0
+    failed: int = 0
+    unknown_cost: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    nano: int = 0
+    saved: int = 0
+
+    def add(self, record: CostRecord) -> None:
+        self.requests += 1
+        self.cached += record.cached
+        self.coalesced += record.cache_status == "coalesced"
+        self.failed += record.status >= 400
+        self.unknown_cost += record.cost_nanodollars is None
+        self.nano += record.cost_nanodollars or 0
+        self.saved += record.saved_nanodollars or 0
+        if not record.cached and record.cache_status != "coalesced":  # tokens count where they were paid
+            self.input_tokens += record.input_tokens
+            self.output_tokens += record.output_tokens
+
+    def merge(self, other: _Sum) -> None:
+        for name in _Sum.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+def _nothing(_: CostRecord) -> None:
+    """The sink where none is given."""
+
+
+@dataclass(slots=True)
+class _Book:
+    """Everything in a tracker that a lock must hold together."""
+
+    overall_nano: int = 0
+    records: deque[CostRecord] = field(default_factory=lambda: deque(maxlen=MAX_RECORDS))
+    minutes: dict[int, dict[str, _Sum]] = field(default_factory=dict)
+    endpoints: set[str] = field(default_factory=set)
+
+
+class CostTracker:
+    """Records each request once: in the running total, in the statistics, in the log, and in `sink`.
+
+    Memory is bounded: the last 10,000 records and one sum per endpoint and minute of the last 31 days.
+    """
+
+    def __init__(
+        self,
+        log_file: str | Path = "logs/cost_tracking.log",
+        *,
+        channel: LogChannel | None = None,
+        counter: TokenCounter | None = None,
+        sink: Callable[[CostRecord], None] = _nothing,
+        shown: Callable[[str], str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._channel = channel or LogWriter().channel(Path(log_file), LOG_BYTES, LOG_BACKUPS)
+        self._counter = counter or TokenCounter()
+        self._sink, self._shown, self._clock = sink, shown or digest, clock
+        self._book = _Book()
+        self._lock = threading.Lock()
+
+    @property
+    def overall_nano(self) -> int:
+        """Nano-dollars spent since this tracker began."""
+        return self._book.overall_nano
+
+    def track_request(
+        self,
+        endpoint: str,
+        user_ip: str,
+        prompt: str,
+        response: str,
+        cached: bool = False,
+        *,
+        bill: Bill | None = None,
+        **facts: Any,
+    ) -> CostRecord:
+        """Record one request; `facts` are further fields of CostRecord. Without a bill it is estimated."""
+        bill = bill or self._counter.bill(prompt, response, cached)
+        shown = {"prompt": self._shown(prompt), "response": self._shown(response)}
+        with self._lock:
+            self._book.overall_nano += bill.total_nano or 0
+            record = self._record(bill, endpoint=endpoint, user_ip=user_ip, cached=cached, **shown, **facts)
+            self._note(record)
+        self._sink(record)
+        self._channel.write(_line(record), must_keep=True)
+        return record
+
+    def _record(self, bill: Bill, **facts: Any) -> CostRecord:
+        usage = bill.usage
+        return CostRecord(
+            timestamp=self._clock(),
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            estimated=usage.estimated,
+            input_cost=_dollars(bill.input_nano),
+            output_cost=_dollars(bill.output_nano),
+            total_cost=_dollars(bill.total_nano),
+            cost_nanodollars=bill.total_nano,
+            saved_nanodollars=bill.saved_nano,
+            overall_nanodollars=self._book.overall_nano,
+            provider=bill.provider,
+            model=bill.model,
+            attempts=bill.attempts,
+            unknown_attempts=bill.unknown_attempts,
+            rates=bill.rates,
+            **facts,
+        )
+
+    def _note(self, record: CostRecord) -> None:
+        book = self._book
+        book.records.append(record)
+        minute = int(record.timestamp // 60)
+        if minute not in book.minutes and len(book.minutes) >= MAX_MINUTES:
+            del book.minutes[next(iter(book.minutes))]
+        name = record.endpoint
+        if name not in book.endpoints:
+            name = name if len(book.endpoints) < MAX_ENDPOINTS else "<other>"
+            book.endpoints.add(name)
+        book.minutes.setdefault(minute, {}).setdefault(name, _Sum()).add(record)
+
+    def get_usage_stats(self, hours: float = 24) -> dict[str, Any]:
+        """What the last hours add up to, whole minutes; dollars as numbers, nano-dollars as integers."""
+        since = int((self._clock() - hours * 3600) // 60)
+        ends: dict[str, _Sum] = {}
+        with self._lock:
+            for minute, sums in self._book.minutes.items():
+                if minute > since:
+                    for name, part in sums.items():
+                        ends.setdefault(name, _Sum()).merge(part)
+            overall = self._book.overall_nano
+        return _stats(hours, ends, overall)
+
+    def export_records(self, output_file: str | Path, hours: float | None = None) -> int:
+        """Write the remembered records of the last hours as a JSON list, whole or not at all; how many."""
+        since = 0.0 if hours is None else self._clock() - hours * 3600
+        with self._lock:
+            kept = [record for record in self._book.records if record.timestamp >= since]
+        output = Path(output_file)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        part = output.with_name(output.name + ".part")
+        part.write_text(json.dumps([asdict(record) for record in kept], indent=1), encoding="utf-8")
+        part.replace(output)
+        return len(kept)
+
+    def cleanup_old_records(self, days: float = 30) -> int:
+        """Forget records and sums older than this; how many records. The running total stays."""
+        oldest = self._clock() - days * 86_400
+        with self._lock:
+            book = self._book
+            before = len(book.records)
+            kept = [record for record in book.records if record.timestamp >= oldest]
+            book.records = deque(kept, maxlen=MAX_RECORDS)
+            book.minutes = {minute: sums for minute, sums in book.minutes.items() if minute >= oldest // 60}
+            return before - len(kept)
+
+
+def digest(text: str) -> str:
+    """What a record says of a text that may not be kept: how long it was, and a mark to know it again."""
+    if not text:
+        return ""
+    mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"[{len(text)} characters, sha256 {mark}]"
+
+
+def _line(record: CostRecord) -> dict[str, Any]:
+    fields = {name: getattr(record, name) for name in CostRecord.__slots__}
+    fields["rates"] = [_rates_text(rates) for rates in record.rates]
+    fields["timestamp"] = datetime.fromtimestamp(record.timestamp, UTC).isoformat(timespec="milliseconds")
+    return fields
+
+
+_rates_text = functools.lru_cache(maxsize=256)(Rates.as_text)
+
+
+def _dollars(nano: int | None) -> Any:
+    return None if nano is None else float(dollars(nano))
+
+
+def _stats(hours: float, ends: dict[str, _Sum], overall_nano: int) -> dict[str, Any]:
+    whole = _Sum()
+    for part in ends.values():
+        whole.merge(part)
+    return {
+        "period_hours": hours,
+        **_reading(whole),
+        "overall_cost_nanodollars": overall_nano,
+        "endpoints": {name: _reading(part) for name, part in sorted(ends.items())},
+    }
+
+
+def _reading(part: _Sum) -> dict[str, Any]:
+    asked = part.requests or 1
+    return {
+        "total_requests": part.requests,
+        "cached_requests": part.cached,
+        "coalesced_requests": part.coalesced,
+        "failed_requests": part.failed,
+        "unknown_cost_requests": part.unknown_cost,
+        "cache_hit_rate": part.cached / asked,
+        "total_input_tokens": part.input_tokens,
+        "total_output_tokens": part.output_tokens,
+        "total_cost": _dollars(part.nano),
+        "total_cost_nanodollars": part.nano,
+        "average_cost_per_request": float(dollars(part.nano) / asked),
+        "cost_savings_from_cache": _dollars(part.saved),
+        "saved_nanodollars": part.saved,
+    }

@@ -1,0 +1,136 @@
+"""Every failure that a caller may see: its status, its code and a sentence that says the next step."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tasks import Bill, Usage
+
+
+class PlatformError(Exception):
+    """A failure with a status, a stable code and a sentence of our own, safe to show to a caller."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    sentence: ClassVar[str] = "Something broke on our side. Try again; if it stays, report the request_id."
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, sentence: str | None = None, *, field: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(sentence or self.sentence)
+        self.field = field
+        self.retry_after = retry_after
+        # Set by the road where upstream calls were billed although the ask failed.
+        self.bill: Bill | None = None
+        self.overall_nano = 0
+
+
+class InvalidInput(PlatformError):
+    status, code = 400, "invalid_input"
+
+
+class UnsupportedMedia(PlatformError):
+    status, code = 415, "unsupported_media_type"
+    sentence = "Send JSON: set the header Content-Type: application/json and no Content-Encoding."
+
+
+class Blocked(PlatformError):
+    status, code = 400, "blocked"
+    sentence = "This request looks like an attack and was refused. Remove unusual characters from path, query and headers."
+
+
+class Overloaded(PlatformError):
+    status, code = 503, "overloaded"
+    sentence = "The platform is at its capacity. Wait as long as Retry-After says, then try again."
+    retryable = True
+
+    def __init__(self, sentence: str | None = None, *, retry_after: float = 1) -> None:
+        super().__init__(sentence, retry_after=retry_after)
+
+
+class UpstreamFault(PlatformError):
+    """One failed upstream call. What the provider said stays in `detail`, for our log only.
+
+    transient: the same call may succeed later. delay: seconds the provider asked to wait. usage: what the
+    failed reply was billed for. unknown: it may have been billed without our having seen the reply.
+    """
+
+    status, code = 502, "upstream_error"
+    sentence = "The model provider answered with an error. Try again; if it stays, tell your operator."
+
+    def __init__(
+        self,
+        sentence: str | None = None,
+        *,
+        transient: bool = False,
+        delay: float | None = None,
+        usage: Usage | None = None,
+        model: str = "",
+        unknown: bool = False,
+        detail: str = "",
+        field: str | None = None,
+    ) -> None:
+        super().__init__(sentence, field=field)
+        self.transient, self.delay = transient, delay
+        self.usage, self.model, self.unknown = usage, model, unknown
+        self.detail = detail
+
+    @property
+    def retryable(self) -> bool:  # type: ignore[override]  # a class fact elsewhere, the provider's word here
+        return self.transient
+
+
+class UpstreamRateLimited(UpstreamFault):
+    status, code = 429, "upstream_rate_limited"
+    sentence = "The model provider limits our calls. Wait as long as Retry-After says, then try again."
+
+
+class UpstreamQuotaExhausted(UpstreamFault):
+    status, code = 503, "upstream_quota_exhausted"
+    sentence = "The quota or credit at the model provider is used up. Tell your operator, or try again later."
+
+
+class ProviderUnreachable(UpstreamFault):
+    status, code = 503, "no_provider"
+    sentence = (
+        "No model provider can be reached. Try again as Retry-After says; if it stays, tell your operator."
+    )
+
+
+class DeadlineExceeded(UpstreamFault):
+    status, code = 504, "deadline"
+    sentence = "The model provider took too long. Try again, or ask for a shorter answer with max_tokens."
+
+
+class InvalidReply(UpstreamFault):
+    status, code = 502, "upstream_invalid_response"
+    sentence = (
+        "The model provider sent a reply that cannot be used. Try again, or word the request differently."
+    )
+
+
+class EmptyReply(UpstreamFault):
+    status, code = 502, "upstream_empty"
+    sentence = "The model answered with no text. Raise max_tokens, or word the request differently."
+
+
+class ContentBlocked(UpstreamFault):
+    status, code = 422, "content_blocked"
+    sentence = "The model provider refused this content. Word the request differently."
+
+
+class PromptTooLong(UpstreamFault):
+    status, code = 400, "invalid_input"
+    sentence = "The prompt is longer than the model can read. Shorten it."
+
+
+class ModelGone(UpstreamFault):
+    """404 from the provider: a retired or unknown model id."""
+
+    sentence = "The configured model is not available at the provider. Tell your operator."
+
+
+class ModelUnknown(UpstreamFault):
+    status, code = 400, "invalid_input"
+    sentence = "There is no such model. Leave out `model`, or name one that the provider has."

@@ -1,0 +1,197 @@
+"""Gemini through langchain-google-genai: the provider, and generate_text / generate_code / classify_text."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import ssl
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import rules
+from config import Settings, disarm_libraries, load_settings
+from cost_tracker import TokenCounter
+from errors import ContentBlocked, EmptyReply
+from providers.base import Call, Meter, Provider, Reply, Terms, answer_from
+from providers.gemini_faults import client_failures, fault_of
+from providers.retry import RetryPolicy
+from providers.sandbox import SandboxProvider
+from tasks import Ask, Task, Usage
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage
+    from langchain_google_genai import ChatGoogleGenerativeAI
+
+log = logging.getLogger(__name__)
+
+GOOGLE = "https://generativelanguage.googleapis.com"
+WHOLE, CUT = "STOP", "MAX_TOKENS"
+REFUSALS = frozenset(
+    {"SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"}
+)
+# These models ignore a temperature; the client library warns on each call that sends one.
+FIXED_SAMPLING = frozenset({"gemini-3.5-flash-lite", "gemini-3.6-flash"})
+MAX_CLIENTS = 16
+RETIRED_SECONDS = 300.0
+
+
+class GeminiProvider:
+    """Google's Gemini models. One shared client per model, built on first use; one attempt per call."""
+
+    name = "gemini"
+
+    def __init__(
+        self,
+        api_key: str,
+        model: str,
+        fallback_models: Sequence[str] = (),
+        *,
+        base_url: str = "",
+        connections: int = 64,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api_key, self._base_url = api_key, base_url or GOOGLE
+        self._chosen = tuple(dict.fromkeys((model, *fallback_models)))
+        self._connections, self._timer = connections, timer
+        self._clients: OrderedDict[str, ChatGoogleGenerativeAI] = OrderedDict()
+        self._building = threading.Lock()
+        self._retired: dict[str, float] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> GeminiProvider:
+        return cls(
+            settings.google_api_key,
+            settings.gemini_model,
+            settings.gemini_fallback_models,
+            base_url=settings.gemini_base_url,
+            connections=settings.upstream_concurrency,
+        )
+
+    def models(self, requested: str | None) -> Sequence[str]:
+        if requested is not None:
+            return (requested,)
+        now = self._timer()
+        there = tuple(model for model in self._chosen if self._retired.get(model, now) <= now)
+        return there or self._chosen
+
+    def retired(self, model: str) -> None:
+        if model in self._chosen:
+            log.warning("gemini no longer has the model %s; trying the next of GEMINI_FALLBACK_MODELS", model)
+            self._retired[model] = self._timer() + RETIRED_SECONDS
+
+    def call(self, call: Call) -> Reply:
+        try:
+            message = self._client(call.model).invoke(_messages(call), **_options(call))
+        except client_failures() as error:
+            raise fault_of(error) from error
+        return read_message(message, call.model)
+
+    def warm(self) -> None:
+        self._client(self._chosen[0])
+
+    def _client(self, model: str) -> ChatGoogleGenerativeAI:
+        with self._building:  # 64 first callers build one client, not 64
+            if model not in self._clients:
+                self._clients[model] = self._build(model)
+            self._clients.move_to_end(model)
+            if len(self._clients) > MAX_CLIENTS:
+                self._clients.popitem(last=False)
+            return self._clients[model]
+
+    def _build(self, model: str) -> ChatGoogleGenerativeAI:
+        from langchain_google_genai import ChatGoogleGenerativeAI  # 2 s: on first use, not on import
+
+        from providers.transport import BoundedTransport
+
+        disarm_libraries()
+        transport = BoundedTransport(self._connections, ssl_context=_ssl_context())
+        return ChatGoogleGenerativeAI(
+            model=model,
+            api_key=self._api_key,
+            base_url=self._base_url,
+            vertexai=False,
+            max_retries=1,  # counts attempts: the retries are ours
+            client_args={"transport": transport, "trust_env": False, "follow_redirects": False},
+        )
+
+
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    import httpx
+
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def _messages(call: Call) -> list[tuple[str, str]]:
+    system = [("system", call.wording.system)] if call.wording.system else []
+    return [*system, ("human", call.wording.text)]
+
+
+def _options(call: Call) -> dict[str, Any]:
+    options: dict[str, Any] = {"max_output_tokens": call.max_tokens, "timeout": call.seconds}
+    if call.model not in FIXED_SAMPLING:
+        options["temperature"] = call.wording.temperature
+    if call.wording.schema is not None:
+        options |= {"response_mime_type": "application/json", "response_json_schema": call.wording.schema}
+    return options
+
+
+def read_message(message: AIMessage, asked_model: str) -> Reply:
+    """A whole reply; a refusal or an empty reply is an error, not an answer."""
+    facts = message.response_metadata
+    reason = facts.get("finish_reason")
+    usage = read_usage(message.usage_metadata)
+    model = facts.get("model_name") or asked_model
+    if (facts.get("prompt_feedback") or {}).get("block_reason") or reason in REFUSALS:
+        raise ContentBlocked(usage=usage, model=model)
+    if not message.text.strip() or reason not in (WHOLE, CUT):
+        raise EmptyReply(usage=usage, model=model, detail=f"finish reason {reason}")
+    return Reply(str(message.text), usage, model, whole=reason == WHOLE)
+
+
+def read_usage(counts: Mapping[str, Any] | None) -> Usage | None:
+    """The provider's own counts, or None where it gave none; a zero that it gave is a zero."""
+    if counts is None:
+        return None
+    return Usage(
+        input_tokens=counts["input_tokens"],
+        output_tokens=counts["output_tokens"],
+        cached_tokens=(counts.get("input_token_details") or {}).get("cache_read") or 0,
+        reasoning_tokens=(counts.get("output_token_details") or {}).get("reasoning") or 0,
+    )
+
+
+# The doors for Python callers; they use the same provider, wording and policy as the HTTP routes.
+
+
+def generate_text(prompt: str) -> str:
+    """The model's answer to a prompt. Raises a PlatformError."""
+    return _ask(Task.TEXT, prompt, "prompt")
+
+
+def generate_code(prompt: str) -> str:
+    """Code for a request, without Markdown around it. Raises a PlatformError."""
+    return _ask(Task.CODE, prompt, "prompt")
+
+
+def classify_text(text: str, categories: Sequence[str]) -> str:
+    """Exactly one of the categories. Raises a PlatformError."""
+    return _ask(Task.CLASSIFY, text, "text", rules.category_list(categories))
+
+
+def _ask(task: Task, text: str, field: str, categories: tuple[str, ...] = ()) -> str:
+    settings, provider, terms = _speaker()
+    checked = rules.text_field(text, field, settings.max_prompt_chars)
+    ask = Ask(task, checked, time.monotonic() + settings.llm_timeout_seconds, categories)
+    return answer_from(provider, ask, Meter(TokenCounter().count_tokens), terms).text
+
+
+@functools.cache
+def _speaker() -> tuple[Settings, Provider, Terms]:
+    settings = load_settings()
+    live = settings.mode == "live"
+    provider: Provider = GeminiProvider.from_settings(settings) if live else SandboxProvider()
+    return settings, provider, Terms(RetryPolicy(settings.llm_max_attempts), settings.max_output_tokens)

@@ -1,0 +1,162 @@
+"""Prometheus metrics on a registry of their own. Every label has a bounded set of values."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prices import dollars
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from tasks import Bill
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+# Callers may name models; beyond this many names the rest share one label.
+MAX_MODELS = 50
+
+
+class Metrics(Protocol):
+    """What the house reports as it happens; what can be read from objects is read at scrape time."""
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None: ...
+
+    def upstream(self, provider: str, model: str, outcome: str, seconds: float) -> None: ...
+
+    def answered(self, cache_status: str, bill: Bill) -> None: ...
+
+    def limited(self, route: str) -> None: ...
+
+    def shed(self) -> None: ...
+
+    def expose(self) -> bytes: ...
+
+    def read_from(self, readings: Callable[[], Iterable[Metric]]) -> None: ...
+
+
+class NullMetrics:
+    """Metrics that nobody reads."""
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None: ...
+
+    def upstream(self, provider: str, model: str, outcome: str, seconds: float) -> None: ...
+
+    def answered(self, cache_status: str, bill: Bill) -> None: ...
+
+    def limited(self, route: str) -> None: ...
+
+    def shed(self) -> None: ...
+
+    def expose(self) -> bytes:
+        return b""
+
+    def read_from(self, readings: Callable[[], Iterable[Metric]]) -> None: ...
+
+
+class PrometheusMetrics:
+    """The same, for Prometheus."""
+
+    def __init__(self, version: str, mode: str) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Histogram, Info, disable_created_metrics
+
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left it untyped
+        self._registry = CollectorRegistry()
+        count = functools.partial(Counter, registry=self._registry)
+        times = functools.partial(Histogram, registry=self._registry, buckets=SECONDS)
+        self._requests = times("llm_request_seconds", "Requests served.", ["method", "route", "status"])
+        self._upstream = times(
+            "llm_upstream_seconds", "Calls to providers.", ["provider", "model", "outcome"]
+        )
+        self._answers = count("llm_answers_total", "Answers by cache status.", ["provider", "model", "cache"])
+        self._tokens = count("llm_tokens_total", "Tokens billed.", ["provider", "model", "kind"])
+        self._cost = count("llm_cost_dollars_total", "Dollars billed since start.", ["provider", "model"])
+        self._saved = count(
+            "llm_saved_dollars_total", "Dollars saved since start.", ["provider", "model", "cache"]
+        )
+        self._unpriced = count(
+            "llm_unpriced_answers_total", "Answers of unknown cost.", ["provider", "model"]
+        )
+        self._limited = count("llm_rate_limited_total", "Requests refused by a limit.", ["route"])
+        self._shed = count("llm_shed_total", "Requests refused because the platform was full.")
+        Info("llm_build", "The running version.", registry=self._registry).info(
+            {"version": version, "mode": mode}
+        )
+        self._models: set[str] = set()
+        self._naming = threading.Lock()
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        _child(self._requests, method, route, str(status)).observe(seconds)
+
+    def upstream(self, provider: str, model: str, outcome: str, seconds: float) -> None:
+        _child(self._upstream, provider, self._known(model), outcome).observe(seconds)
+
+    def answered(self, cache_status: str, bill: Bill) -> None:
+        provider, model = bill.provider, self._known(bill.model)
+        _child(self._answers, provider, model, cache_status).inc()
+        if cache_status in ("hit", "coalesced"):
+            _child(self._saved, provider, model, cache_status).inc(
+                float(dollars(max(0, bill.saved_nano or 0)))
+            )
+        else:
+            self._billed(provider, model, bill)
+
+    def _billed(self, provider: str, model: str, bill: Bill) -> None:
+        usage = bill.usage
+        kinds = {
+            "input": usage.input_tokens,
+            "output": usage.output_tokens,
+            "cached": usage.cached_tokens,
+            "reasoning": usage.reasoning_tokens,
+        }
+        for kind, tokens in kinds.items():
+            _child(self._tokens, provider, model, kind).inc(tokens)
+        if bill.total_nano is None:
+            _child(self._unpriced, provider, model).inc()
+        else:
+            _child(self._cost, provider, model).inc(float(dollars(bill.total_nano)))
+
+    def limited(self, route: str) -> None:
+        _child(self._limited, route).inc()
+
+    def shed(self) -> None:
+        self._shed.inc()
+
+    def expose(self) -> bytes:
+        from prometheus_client import generate_latest
+
+        return generate_latest(self._registry)
+
+    def read_from(self, readings: Callable[[], Iterable[Metric]]) -> None:
+        """Gauges and counters that other objects keep, asked for at each scrape."""
+        self._registry.register(_Readings(readings))
+
+    def _known(self, model: str) -> str:
+        if model in self._models:
+            return model
+        with self._naming:
+            if len(self._models) >= MAX_MODELS:
+                return "<other>"
+            self._models.add(model)
+        return model
+
+
+class _Readings:
+    """A collector that asks for the current readings at each scrape."""
+
+    def __init__(self, readings: Callable[[], Iterable[Metric]]) -> None:
+        self._readings = readings
+
+    def collect(self) -> Iterable[Metric]:
+        return self._readings()
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # else the registry would collect once when it registers, before all objects are there
+
+
+@functools.lru_cache(maxsize=4096)
+def _child(metric: Any, *labels: str) -> Any:
+    """`metric.labels` locks and hashes on each call; a child is the same for ever."""
+    return metric.labels(*labels)

@@ -1,0 +1,211 @@
+"""THE road of every LLM call: cache, flight, provider, bill, record, cache. Knows no Flask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cost_tracker import CostTracker
+from errors import DeadlineExceeded, PlatformError
+from lru_cache import ResponseCache, response_key
+from metrics import Metrics
+from prices import Cost, PriceBook, Rates
+from providers.base import Meter, Provider, Terms, answer_from
+from providers.gate import Gate
+from single_flight import FlightTimeout, SharedFailure, SingleFlight
+from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Usage
+
+HIT, MISS, COALESCED, BYPASS, FAILED = "hit", "miss", "coalesced", "bypass", "failed"
+# A remembered answer takes its text and about this much beside it.
+KEPT_OVERHEAD_BYTES = 700
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is remembered of an answer: its text, and what was billed for it by model."""
+
+    text: str
+    model: str
+    charges: tuple[tuple[str, Usage], ...]
+    whole: bool
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.text.encode()) + KEPT_OVERHEAD_BYTES
+
+
+@dataclass(slots=True)
+class Trip:
+    """One ask on the road, with what it has used so far."""
+
+    ask: Ask
+    key: str
+    meter: Meter
+    started: float
+    recorded: bool = False
+
+
+class Pipeline:
+    """Takes an Ask, gives an Answer; every ask leaves exactly one record, whatever happens to it."""
+
+    def __init__(
+        self,
+        *,
+        provider: Provider,
+        terms: Terms,
+        cache: ResponseCache,
+        flights: SingleFlight,
+        gate: Gate,
+        prices: PriceBook,
+        tracker: CostTracker,
+        metrics: Metrics,
+        estimate: Callable[[str], int],
+        timer: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._provider, self._terms = provider, terms
+        self._cache, self._flights, self._gate = cache, flights, gate
+        self._prices, self._tracker, self._metrics = prices, tracker, metrics
+        self._estimate, self._timer, self._clock = estimate, timer, clock
+
+    def answer(self, ask: Ask) -> Answer:
+        """The answer and its bill. Raises a PlatformError, billed if upstream calls were."""
+        trip = Trip(ask, self._key(ask), Meter(self._estimate), self._timer())
+        try:
+            return self._answer(trip)
+        except PlatformError as failure:
+            self._fail(trip, failure)
+            raise
+        finally:
+            if not trip.recorded:  # a bug of ours must not lose what was spent
+                self._record(trip, "", self._bill(trip.meter), MISS, status=500)
+
+    def _answer(self, trip: Trip) -> Answer:
+        kept: Kept | None = self._cache.get(trip.key) if trip.ask.reads_cache else None
+        if kept is not None:
+            return self._free(trip, kept, HIT)
+        with self._gate.ask():
+            if not trip.ask.reads_cache:
+                return self._buy(trip, BYPASS)[1]
+            return self._share(trip)
+
+    def _share(self, trip: Trip) -> Answer:
+        """Lead a flight or follow one; a follower pays nothing, and nothing for another's failure either."""
+        try:
+            landing = self._flights.fly(trip.key, lambda: self._lead(trip), trip.ask.deadline)
+        except FlightTimeout:
+            raise DeadlineExceeded() from None
+        except SharedFailure as shared:
+            raise _as_ones_own(shared) from None
+        kept, answer = landing.value
+        return self._free(trip, kept, COALESCED) if landing.coalesced else answer
+
+    def _lead(self, trip: Trip) -> tuple[Kept, Answer]:
+        # An earlier flight may have landed between our look into the cache and this take-off.
+        kept: Kept | None = self._cache.peek(trip.key)
+        if kept is not None:
+            return kept, self._free(trip, kept, HIT)
+        return self._buy(trip, MISS)
+
+    def _buy(self, trip: Trip, status: str) -> tuple[Kept, Answer]:
+        reply = answer_from(self._provider, trip.ask, trip.meter, self._terms)
+        kept = Kept(reply.text, reply.model, tuple(trip.meter.charges), reply.whole)
+        answer = self._record(trip, reply.text, self._bill(trip.meter, reply.model), status)
+        if kept.whole and trip.ask.writes_cache:
+            self._cache.put(trip.key, kept)
+        return kept, answer
+
+    def _free(self, trip: Trip, kept: Kept, status: str) -> Answer:
+        """An answer that cost nothing; it saved what its calls would cost at today's prices."""
+        priced = self._price(kept.charges)
+        saved = None if priced is None else sum(cost.total_nano for cost in priced)
+        bill = Bill(
+            usage=_sum(kept.charges),
+            model=kept.model,
+            provider=self._provider.name,
+            saved_nano=saved,
+            rates=_rates(priced),
+        )
+        return self._record(trip, kept.text, bill, status)
+
+    def _bill(self, meter: Meter, model: str = "") -> Bill:
+        priced = self._price(meter.charges)
+        last = meter.charges[-1][0] if meter.charges else ""
+        return Bill(
+            usage=_sum(meter.charges),
+            model=model or last,
+            provider=self._provider.name,
+            input_nano=None if priced is None else sum(cost.input_nano for cost in priced),
+            output_nano=None if priced is None else sum(cost.output_nano for cost in priced),
+            attempts=meter.attempts,
+            unknown_attempts=meter.unknown_attempts,
+            rates=_rates(priced),
+        )
+
+    def _price(self, charges: Sequence[tuple[str, Usage]]) -> list[Cost] | None:
+        """The cost of each upstream call, or None if the price of one of them is unknown."""
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        costs = [self._prices.cost(self._provider.name, model, usage, now) for model, usage in charges]
+        known = [cost for cost in costs if cost is not None]
+        return known if len(known) == len(costs) else None
+
+    def _record(self, trip: Trip, text: str, bill: Bill, cache_status: str, status: int = 200) -> Answer:
+        trip.recorded = True
+        ask = trip.ask
+        record = self._tracker.track_request(
+            ask.route,
+            ask.address,
+            ask.text,
+            text,
+            cache_status == HIT,
+            bill=bill,
+            request_id=ask.request_id,
+            tenant=ask.tenant,
+            task=ask.task.value,
+            cache_status=cache_status,
+            status=status,
+            duration_ms=round((self._timer() - trip.started) * 1000, 3),
+        )
+        self._metrics.answered(cache_status if status == 200 else FAILED, bill)
+        return Answer(text, bill, cache_status, record.overall_nanodollars)
+
+    def _fail(self, trip: Trip, failure: PlatformError) -> None:
+        """Record a failed ask; what its upstream calls were billed goes out with the error."""
+        if trip.recorded:
+            return
+        status = MISS if trip.ask.reads_cache else BYPASS
+        answer = self._record(trip, "", self._bill(trip.meter), status, status=failure.status)
+        if trip.meter.charges:
+            failure.bill, failure.overall_nano = answer.bill, answer.overall_nano
+
+    def _key(self, ask: Ask) -> str:
+        return response_key(
+            ask.text,
+            ask.task.value,
+            tenant=ask.tenant,
+            provider=self._provider.name,
+            model=ask.model,
+            temperature=TEMPERATURES[ask.task],
+            wording=WORDING_VERSION,
+            max_tokens=ask.max_tokens,
+            categories=list(ask.categories),
+        )
+
+
+def _sum(charges: Sequence[tuple[str, Usage]]) -> Usage:
+    if len(charges) == 1:
+        return charges[0][1]
+    return sum((usage for _, usage in charges), NO_USAGE)
+
+
+def _rates(priced: list[Cost] | None) -> tuple[Rates, ...]:
+    return tuple(dict.fromkeys(cost.rates for cost in priced or ()))
+
+
+def _as_ones_own(shared: SharedFailure) -> Exception:
+    """The failure for one follower to raise: the bill of it stays with the leader."""
+    if isinstance(shared.cause, PlatformError):
+        shared.cause.bill = None
+    return shared.cause

@@ -1,0 +1,126 @@
+"""What a provider is, and how an ask is put to one: words, one policy of attempts, the reply read and checked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from errors import InvalidReply, ModelGone, ModelUnknown, UpstreamFault
+from providers.retry import RetryPolicy
+from tasks import Ask, Usage, Wording, read_reply, word
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One upstream call. `seconds` is all the time it may take, from connecting to the last byte."""
+
+    model: str
+    wording: Wording
+    max_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One good reply. `usage` is None where the provider gave no counts; `whole` is False for a cut text."""
+
+    text: str
+    usage: Usage | None
+    model: str
+    whole: bool = True
+
+
+class Provider(Protocol):
+    """One LLM service behind one adapter."""
+
+    name: str
+
+    def models(self, requested: str | None) -> Sequence[str]:
+        """Model ids to try in order; raises ModelUnknown where the caller named one that cannot be."""
+        ...
+
+    def call(self, call: Call) -> Reply:
+        """Make one attempt. Raises an UpstreamFault, whatever went wrong."""
+        ...
+
+    def retired(self, model: str) -> None:
+        """Take note that the service no longer knows this model."""
+        ...
+
+    def warm(self) -> None:
+        """Load what the first call would otherwise wait for."""
+        ...
+
+
+@dataclass(slots=True)
+class Meter:
+    """What one ask has used upstream so far, failed and repeated calls included."""
+
+    estimate: Callable[[str], int]
+    charges: list[tuple[str, Usage]] = field(default_factory=list)
+    attempts: int = 0
+    unknown_attempts: int = 0
+
+    def run(self, provider: Provider, call: Call) -> Reply:
+        """One counted attempt; whatever the provider bills for it is noted before anything else happens."""
+        try:
+            reply = provider.call(call)
+        except UpstreamFault as fault:
+            self.attempts += 1
+            self.unknown_attempts += fault.unknown
+            if fault.usage is not None:
+                self.charges.append((fault.model, fault.usage))
+            raise
+        self.attempts += 1
+        self.charges.append((reply.model, reply.usage or self._estimated(call, reply)))
+        return reply
+
+    def _estimated(self, call: Call, reply: Reply) -> Usage:
+        asked = self.estimate(call.wording.system) + self.estimate(call.wording.text)
+        return Usage(asked, self.estimate(reply.text), estimated=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms on which providers are called: the policy of attempts and the cap on output tokens."""
+
+    policy: RetryPolicy
+    max_output_tokens: int
+
+
+def answer_from(provider: Provider, ask: Ask, meter: Meter, terms: Terms) -> Reply:
+    """The provider's answer in the form that the task promises.
+
+    A classification that names none of the categories is repaired once; what remains unreadable is an
+    InvalidReply.
+    """
+    for repair in (False, True):
+        reply = _reply_from(provider, ask, word(ask, repair), meter, terms)
+        text = read_reply(ask, reply.text)
+        if text is not None:
+            return replace(reply, text=text)
+    raise InvalidReply("The model named none of the categories. Try again, or make the categories clearer.")
+
+
+def _reply_from(provider: Provider, ask: Ask, wording: Wording, meter: Meter, terms: Terms) -> Reply:
+    """A reply of the first model that the provider still has."""
+    max_tokens = min(ask.max_tokens or terms.max_output_tokens, terms.max_output_tokens)
+    gone: ModelGone | None = None
+    for model in provider.models(ask.model):
+        attempt = functools.partial(_attempt, provider, meter, model, wording, max_tokens)
+        try:
+            return terms.policy.run(attempt, ask.deadline)
+        except ModelGone as fault:
+            provider.retired(model)
+            gone = fault
+    if ask.model is not None:
+        raise ModelUnknown(field="model") from gone
+    raise gone or ModelGone()
+
+
+def _attempt(
+    provider: Provider, meter: Meter, model: str, wording: Wording, max_tokens: int, seconds: float
+) -> Reply:
+    return meter.run(provider, Call(model, wording, max_tokens, seconds))

@@ -1,0 +1,155 @@
+"""The wire below a provider's client: the total time and the size of a reply are bounded here."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import httpcore
+import httpx
+
+# Above any reply that a model can write; what is longer is an attack or a mistake.
+MAX_REPLY_BYTES = 8 * 1024 * 1024
+
+
+class ReplyTooLarge(Exception):
+    """The reply is longer than any answer may be, or packed although we asked for plain bytes."""
+
+
+class BoundedTransport(httpx.BaseTransport):
+    """Connections of one client, on which no call outlives its timeout and no reply its size limit.
+
+    httpx counts its timeout anew for each read, so that a dripping reply would never end; here it is the
+    time for the whole call. Packed replies are refused, because their real size shows only when it is too
+    late. Proxies of the environment and redirects are unknown here. Raises httpcore's exceptions.
+    """
+
+    def __init__(
+        self,
+        connections: int,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        max_bytes: int = MAX_REPLY_BYTES,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._timed = _TimedBackend(timer)
+        self._max_bytes = max_bytes
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=ssl_context,
+            max_connections=connections,
+            max_keepalive_connections=connections,
+            keepalive_expiry=60,
+            network_backend=self._timed,
+        )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self._timed.start((request.extensions.get("timeout") or {}).get("read"))
+        request.headers["Accept-Encoding"] = "identity"
+        reply = self._pool.handle_request(_to_httpcore(request))
+        headers = httpx.Headers(reply.headers)
+        packed = headers.get("Content-Encoding", "identity").lower() != "identity"
+        if packed or _length(headers) > self._max_bytes:
+            reply.close()
+            raise ReplyTooLarge
+        return httpx.Response(
+            reply.status,
+            headers=headers,
+            stream=_Bounded(reply, self._max_bytes),
+            extensions=reply.extensions,
+        )
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _to_httpcore(request: httpx.Request) -> httpcore.Request:
+    url = httpcore.URL(
+        scheme=request.url.raw_scheme,
+        host=request.url.raw_host,
+        port=request.url.port,
+        target=request.url.raw_path,
+    )
+    return httpcore.Request(
+        request.method,
+        url,
+        headers=request.headers.raw,
+        content=request.stream,
+        extensions=request.extensions,
+    )
+
+
+def _length(headers: httpx.Headers) -> int:
+    declared = headers.get("Content-Length", "0")
+    return int(declared) if declared.isdigit() else 0
+
+
+class _Bounded(httpx.SyncByteStream):
+    def __init__(self, reply: httpcore.Response, max_bytes: int) -> None:
+        self._reply, self._left = reply, max_bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._reply.iter_stream():
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise ReplyTooLarge
+            yield chunk
+
+    def close(self) -> None:
+        self._reply.close()
+
+
+class _TimedBackend(httpcore.SyncBackend):
+    """Gives each read and write only what is left of its call; a call lives on one thread."""
+
+    def __init__(self, timer: Callable[[], float]) -> None:
+        self._timer = timer
+        self._call = threading.local()
+
+    def start(self, seconds: float | None) -> None:
+        self._call.deadline = None if seconds is None else self._timer() + seconds
+
+    def left(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float | None:
+        deadline = getattr(self._call, "deadline", None)
+        if deadline is None:
+            return timeout
+        seconds: float = deadline - self._timer()
+        if seconds <= 0:
+            raise late("the call's time is up")
+        return seconds if timeout is None else min(seconds, timeout)
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        timeout = self.left(timeout, httpcore.ConnectTimeout)
+        return _TimedStream(super().connect_tcp(host, port, timeout, local_address, socket_options), self)
+
+
+class _TimedStream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream, backend: _TimedBackend) -> None:
+        self._stream, self._backend = stream, backend
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._backend.left(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._backend.left(timeout, httpcore.WriteTimeout))
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        timeout = self._backend.left(timeout, httpcore.ConnectTimeout)
+        return _TimedStream(self._stream.start_tls(ssl_context, server_hostname, timeout), self._backend)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)

@@ -1,0 +1,151 @@
+"""The process: waitress, a banner, and a drain on SIGTERM that loses nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask
+from waitress.server import BaseWSGIServer, create_server
+
+from config import ConfigError, Settings
+from services import Load, Services
+
+REFUSED_START = 78
+# Above Flask's own limit, so that the JSON 413 answers.
+MAX_WIRE_BODY_BYTES = 2 * 1024 * 1024
+# A connection that was used so lately may be about to send its request.
+QUIET_SECONDS = 0.5
+
+log = logging.getLogger("llm_platform")
+
+
+def main(build: Callable[[], Flask]) -> int:
+    """Build the app and serve until told to stop; 0 after a clean drain, 78 where the settings forbid to start."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        app = build()
+        house: Services = app.extensions["llm_platform"]
+        check_exposure(house.settings)
+        server = open_server(app, house.settings)
+    except ConfigError as refusal:
+        print(f"Not started: {refusal}", file=sys.stderr)  # noqa: T201  the operator's terminal is the place
+        return REFUSED_START
+    house.load.queue_length = lambda: len(server.task_dispatcher.queue)
+    threading.Thread(target=house.warm, name="warm", daemon=True).start()
+    print(banner(house.settings, server.effective_port), flush=True)  # noqa: T201
+    serve_until_told(server, house.load, house.settings.drain_seconds)
+    house.close()
+    return 0
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to offer open access to a network unless that was said aloud."""
+    if not settings.on_loopback and not settings.allow_anonymous:
+        raise ConfigError(
+            "HOST is not this machine's own address and everybody who can reach it could spend your money. "
+            "Set HOST=127.0.0.1, or ALLOW_ANONYMOUS=true if a trusted network or proxy stands in front."
+        )
+
+
+def open_server(app: Flask, settings: Settings) -> BaseWSGIServer:
+    """A bound waitress server that does not run yet."""
+    options: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "threads": settings.threads,
+        "connection_limit": 1000,
+        "backlog": 1024,
+        "channel_request_lookahead": 0,
+        "max_request_body_size": MAX_WIRE_BODY_BYTES,
+        "max_request_header_size": 16384,
+        "expose_tracebacks": False,
+        "ident": None,
+        "clear_untrusted_proxy_headers": True,
+    }
+    if settings.trusted_proxies:
+        options |= {
+            "trusted_proxy": "*",
+            "trusted_proxy_count": settings.trusted_proxies,
+            "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto"},
+        }
+    try:
+        server = create_server(app, **options)
+    except OSError as error:
+        raise ConfigError(f"HOST and PORT cannot be bound ({error.strerror}). Choose another PORT.") from None
+    if not isinstance(server, BaseWSGIServer):
+        raise ConfigError("HOST must be one address; this name stands for several.")
+    return server
+
+
+def banner(settings: Settings, port: int) -> str:
+    """What a newcomer needs: the mode, the address, three first calls, and where Swagger is."""
+    base = f"http://{settings.host if ':' not in settings.host else f'[{settings.host}]'}:{port}"
+    mode = (
+        "LIVE: answers come from Gemini and cost money."
+        if settings.mode == "live"
+        else (
+            "SANDBOX: no key is set; answers are made up here and cost nothing. Set GOOGLE_API_KEY in .env for real ones."
+        )
+    )
+    loud = (
+        ""
+        if settings.on_loopback
+        else "\n  OPEN TO THE NETWORK: everybody who reaches this address may ask.\n"
+    )
+    curl = "curl -i -H 'Content-Type: application/json'"
+    return f"""
+Enterprise LLM API Platform on {base}
+  {mode}{loud}
+First calls:
+  {curl} {base}/api/v1/generate/text -d '{{"prompt": "Say hello in one sentence."}}'
+  {curl} {base}/api/v1/generate/code -d '{{"prompt": "Write a function that reverses a string."}}'
+  {curl} {base}/api/v1/classify/text -d '{{"text": "I love this phone.", "categories": ["positive", "negative"]}}'
+Swagger: {base}/swagger/   Health: {base}/api/v1/health   Stop: Ctrl-C
+"""
+
+
+def serve_until_told(server: BaseWSGIServer, load: Load, drain_seconds: float) -> None:
+    """Run; on SIGTERM or Ctrl-C stop listening, let what has arrived be answered, then return."""
+
+    def stop_listening() -> None:  # runs inside the I/O loop, where the sockets may be touched
+        known = -1
+        while known < len(server.active_channels):  # take what the kernel has already accepted
+            known = len(server.active_channels)
+            server.handle_accept()
+        server.del_channel()
+        server.socket.close()
+
+    def drain() -> None:
+        server.trigger.pull_trigger(stop_listening)
+        deadline = time.monotonic() + drain_seconds
+        while time.monotonic() < deadline and is_busy(server):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)  # the second one ends server.run()
+
+    def on_signal(*_: Any) -> None:
+        if load.draining:
+            raise SystemExit(0)
+        load.draining = True  # /health/ready answers 503 from here on
+        threading.Thread(target=drain, name="drain", daemon=True).start()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    server.run()
+
+
+def is_busy(server: BaseWSGIServer) -> bool:
+    """Whether a request is waiting, at work, being written, or may be about to arrive."""
+    if server.task_dispatcher.queue:
+        return True
+    lately = time.time() - QUIET_SECONDS
+    return any(
+        channel.requests or channel.total_outbufs_len or channel.last_activity > lately
+        for channel in list(server.active_channels.values())
+    )

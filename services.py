@@ -1,0 +1,170 @@
+"""Where objects meet: the only caller of constructors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config import VERSION, ConfigError, Settings
+from cost_tracker import CostTracker, TokenCounter, digest
+from enhanced_logging import RequestLogger
+from gemini_wrapper import GeminiProvider
+from log_writer import LogWriter
+from lru_cache import RateLimitCache, ResponseCache
+from metrics import Metrics, PrometheusMetrics
+from pipeline import Pipeline
+from prices import PriceBook, PricesFileError, read_prices_file
+from providers.base import Provider, Terms
+from providers.gate import Gate, GatedProvider
+from providers.retry import RetryPolicy
+from providers.sandbox import SandboxProvider
+from security.redaction import make_redactor
+from single_flight import SingleFlight
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+# So many failed calls in a row, and health says that the provider is failing.
+FAILING = 5
+
+
+@dataclass(slots=True)
+class Load:
+    """How the server stands; serve.py tells it, app.py acts on it."""
+
+    draining: bool = False
+    queue_length: Callable[[], int] = int
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that a request meets."""
+
+    settings: Settings
+    provider: GatedProvider
+    pipeline: Pipeline
+    prices: PriceBook
+    cache: ResponseCache
+    flights: SingleFlight
+    gate: Gate
+    tracker: CostTracker
+    limits: RateLimitCache
+    writer: LogWriter
+    logger: RequestLogger
+    metrics: Metrics
+    load: Load = field(default_factory=Load)
+
+    def checks(self) -> dict[str, str]:
+        """Each thing that this process depends on: ok or degraded. Never calls a provider."""
+        failing = self.provider.failures_in_a_row >= FAILING
+        return {
+            "provider": "degraded" if failing else "ok",
+            "logs": "degraded" if self.writer.failing else "ok",
+        }
+
+    def warm(self) -> None:
+        """Load what the first caller would otherwise wait for."""
+        self.prices.warm()
+        self.provider.warm()
+
+    def close(self) -> None:
+        self.logger.close()
+        self.writer.close()
+
+
+def build_services(settings: Settings, *, provider: Provider | None = None) -> Services:
+    """The house as the settings want it; nothing is opened or started yet."""
+    cache = ResponseCache(
+        settings.cache_max_size, settings.cache_ttl_seconds, max_bytes=settings.cache_max_bytes
+    )
+    limits = RateLimitCache(settings.rate_limit_max_keys)
+    flights, writer = SingleFlight(), LogWriter(redact=make_redactor(settings.secrets))
+    gate = Gate(settings.upstream_concurrency, asks_in_air(settings.threads))
+    metrics = PrometheusMetrics(VERSION, settings.mode)
+    gated = GatedProvider(provider or _provider(settings), gate, metrics)
+    counter = TokenCounter(settings.tiktoken_cache_dir)
+    prices = _prices(settings)
+    tracker = _tracker(settings, writer, counter)
+    pipeline = Pipeline(
+        provider=gated,
+        terms=Terms(RetryPolicy(settings.llm_max_attempts), settings.max_output_tokens),
+        cache=cache,
+        flights=flights,
+        gate=gate,
+        prices=prices,
+        tracker=tracker,
+        metrics=metrics,
+        estimate=counter.count_tokens,
+    )
+    logger = _logger(settings, writer)
+    services = Services(
+        settings, gated, pipeline, prices, cache, flights, gate, tracker, limits, writer, logger, metrics
+    )
+    metrics.read_from(functools.partial(_readings, services))
+    return services
+
+
+def asks_in_air(threads: int) -> int:
+    """How many asks may wait for providers, so that an eighth of the threads stays for hits and health."""
+    return threads - max(1, threads // 8)
+
+
+def _provider(settings: Settings) -> Provider:
+    return GeminiProvider.from_settings(settings) if settings.mode == "live" else SandboxProvider()
+
+
+def _prices(settings: Settings) -> PriceBook:
+    if not settings.prices_file:
+        return PriceBook()
+    try:
+        return PriceBook(read_prices_file(settings.prices_file))
+    except OSError as error:
+        raise ConfigError(f"PRICES_FILE cannot be read ({error.strerror}).") from None
+    except PricesFileError as error:
+        raise ConfigError(f"PRICES_FILE cannot be used: {error}") from None
+
+
+def _tracker(settings: Settings, writer: LogWriter, counter: TokenCounter) -> CostTracker:
+    path = Path(settings.log_dir) / "cost_tracking.log"
+    channel = writer.channel(path, settings.log_max_bytes, settings.log_backups)
+    shown = digest if settings.prompt_log == "off" else str
+    return CostTracker(channel=channel, counter=counter, shown=shown)
+
+
+def _logger(settings: Settings, writer: LogWriter) -> RequestLogger:
+    return RequestLogger(
+        settings.log_dir,
+        writer=writer,
+        prompt_log=settings.prompt_log,
+        max_bytes=settings.log_max_bytes,
+        backups=settings.log_backups,
+    )
+
+
+def _readings(services: Services) -> Iterable[Metric]:
+    """What other objects count anyway, read when Prometheus asks."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    cache, limits = services.cache.get_stats(), services.limits.get_stats()
+    counters = {
+        "llm_cache_hits": ("Answers found in the cache.", cache["hit_count"]),
+        "llm_cache_misses": ("Looks into the cache that found nothing.", cache["miss_count"]),
+        "llm_cache_evictions": ("Answers that made room for others.", cache["evictions"]),
+        "llm_log_lines_dropped": ("Log lines lost because the queue was full.", services.writer.dropped),
+        "llm_log_write_errors": ("Failed writes to log files.", services.writer.errors),
+    }
+    gauges = {
+        "llm_cache_entries": ("Answers in the cache.", cache["size"]),
+        "llm_cache_bytes": ("Bytes that they take.", cache["bytes"]),
+        "llm_asks_in_air": ("Asks that lead, follow or wait for a provider call.", services.gate.in_air),
+        "llm_flights_in_air": ("Provider calls that others may join.", services.flights.in_air()),
+        "llm_limiter_keys": ("Callers that the limiter counts.", limits["size"]),
+        "llm_server_queue": ("Requests that wait for a thread.", services.load.queue_length()),
+    }
+    for name, (text, value) in counters.items():
+        yield CounterMetricFamily(name, text, value=value)
+    for name, (text, value) in gauges.items():
+        yield GaugeMetricFamily(name, text, value=value)

@@ -1,0 +1,83 @@
+"""What the loopback model says and counts: functions of the request alone, so that crossed answers show."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .journal import Tokens
+
+WORDS = (
+    "river stone lamp field copper harbour winter signal orchard ledger north paper engine quiet salt".split()
+)
+
+
+def digest(*parts: str) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def mark(prompt: str) -> str:
+    """The hash that every answer to this prompt quotes."""
+    return digest(prompt)[:12]
+
+
+def answer_text(model: str, system: str, prompt: str, schema: Mapping[str, Any] | None = None) -> str:
+    seal = digest(model, system, prompt)
+    if schema is not None:
+        return json.dumps(conforming(schema, seal), ensure_ascii=False)
+    if "code" in system.lower():
+        name = f"answer_{mark(prompt)}"
+        return f'```python\ndef {name}() -> str:\n    """From {model}."""\n    return "{seal[:12]}"\n```'
+    words = " ".join(WORDS[int(letter, 16) % len(WORDS)] for letter in seal[:16])
+    return f"{model} answers {mark(prompt)} with {seal[:12]}: {words}."
+
+
+def conforming(schema: Mapping[str, Any], seal: str, root: Mapping[str, Any] | None = None) -> Any:
+    """A value that fits a JSON schema; out of an enum the seal picks."""
+    root = schema if root is None else root
+    if "$ref" in schema:
+        return conforming(root["$defs"][schema["$ref"].rpartition("/")[2]], seal, root)
+    for branches in ("anyOf", "oneOf", "allOf"):
+        if branches in schema:
+            return conforming(schema[branches][0], seal, root)
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        return schema["enum"][int(seal[:8], 16) % len(schema["enum"])]
+    return _by_type(schema, seal, root)
+
+
+def _by_type(schema: Mapping[str, Any], seal: str, root: Mapping[str, Any]) -> Any:
+    kind = str(schema.get("type", "object")).lower()  # Gemini's own schemas say OBJECT.
+    if kind == "object":
+        return {name: conforming(part, seal, root) for name, part in schema.get("properties", {}).items()}
+    if kind == "array":
+        return [conforming(schema.get("items", {"type": "string"}), seal, root)]
+    return {"string": seal[:12], "integer": 1, "number": 0.5, "boolean": True}.get(kind)
+
+
+def count(text: str) -> int:
+    return max(1, len(text.encode("utf-8", "surrogatepass")) // 4)
+
+
+def tokens_for(prompt: str, system: str, text: str) -> Tokens:
+    """Some prompts are partly cached, some take thought: which ones, their hash says."""
+    seal = int(digest(prompt)[:8], 16)
+    length = count(system + prompt) + 1
+    cached = length * 2 // 3 if seal % 4 == 1 else 0
+    thoughts = 1 + seal % 400 if seal % 3 == 0 else 0
+    return Tokens(prompt=length, cached=cached, candidates=count(text), thoughts=thoughts)
+
+
+def within(limit: int | None, text: str, tokens: Tokens) -> tuple[str, Tokens, bool]:
+    """Hold thoughts and text under maxOutputTokens as Gemini does; true when the text was cut."""
+    if limit is None or tokens.candidates + tokens.thoughts <= limit:
+        return text, tokens, False
+    thoughts = min(tokens.thoughts, limit // 2)
+    candidates = min(tokens.candidates, limit - thoughts)
+    short = Tokens(tokens.prompt, tokens.cached, candidates, thoughts)
+    if candidates == tokens.candidates:
+        return text, short, False
+    return text[: candidates * 4], short, True
