@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
-import ssl
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import rules
 from config import Settings, disarm_libraries, load_settings
 from cost_tracker import TokenCounter
-from errors import ContentBlocked, EmptyReply
+from errors import ContentBlocked, EmptyReply, InvalidReply
 from providers.base import Call, Meter, Provider, Reply, Terms, answer_from
 from providers.gemini_faults import client_failures, fault_of
 from providers.retry import RetryPolicy
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
     from langchain_google_genai import ChatGoogleGenerativeAI
 
+    from providers.transport import BoundedTransport
+
 log = logging.getLogger(__name__)
 
 GOOGLE = "https://generativelanguage.googleapis.com"
@@ -34,12 +35,11 @@ REFUSALS = frozenset(
 )
 # These models ignore a temperature; the client library warns on each call that sends one.
 FIXED_SAMPLING = frozenset({"gemini-3.5-flash-lite", "gemini-3.6-flash"})
-MAX_CLIENTS = 16
 RETIRED_SECONDS = 300.0
 
 
 class GeminiProvider:
-    """Google's Gemini models. One shared client per model, built on first use; one attempt per call."""
+    """Google's Gemini models. One shared client, built on first use; one attempt per call."""
 
     name = "gemini"
 
@@ -56,7 +56,7 @@ class GeminiProvider:
         self._api_key, self._base_url = api_key, base_url or GOOGLE
         self._chosen = tuple(dict.fromkeys((model, *fallback_models)))
         self._connections, self._timer = connections, timer
-        self._clients: OrderedDict[str, ChatGoogleGenerativeAI] = OrderedDict()
+        self._line: tuple[ChatGoogleGenerativeAI, BoundedTransport] | None = None
         self._building = threading.Lock()
         self._retired: dict[str, float] = {}
 
@@ -83,46 +83,42 @@ class GeminiProvider:
             self._retired[model] = self._timer() + RETIRED_SECONDS
 
     def call(self, call: Call) -> Reply:
+        client, transport = self._connected()
+        if call.model != client.model:
+            client = client.model_copy(update={"model": call.model})  # 22 us, and the same connections
         try:
-            message = self._client(call.model).invoke(_messages(call), **_options(call))
+            message = client.invoke(_messages(call), **_options(call))
         except client_failures() as error:
             raise fault_of(error) from error
-        return read_message(message, call.model)
+        return read_message(message, call.model, transport.last_body)
 
     def warm(self) -> None:
-        self._client(self._chosen[0])
+        self._connected()
 
-    def _client(self, model: str) -> ChatGoogleGenerativeAI:
+    def _connected(self) -> tuple[ChatGoogleGenerativeAI, BoundedTransport]:
+        """The one client, shared by all threads and models: building one takes 60 ms."""
         with self._building:  # 64 first callers build one client, not 64
-            if model not in self._clients:
-                self._clients[model] = self._build(model)
-            self._clients.move_to_end(model)
-            if len(self._clients) > MAX_CLIENTS:
-                self._clients.popitem(last=False)
-            return self._clients[model]
+            if self._line is None:
+                self._line = self._connect()
+            return self._line
 
-    def _build(self, model: str) -> ChatGoogleGenerativeAI:
+    def _connect(self) -> tuple[ChatGoogleGenerativeAI, BoundedTransport]:
+        import httpx
         from langchain_google_genai import ChatGoogleGenerativeAI  # 2 s: on first use, not on import
 
         from providers.transport import BoundedTransport
 
         disarm_libraries()
-        transport = BoundedTransport(self._connections, ssl_context=_ssl_context())
-        return ChatGoogleGenerativeAI(
-            model=model,
+        transport = BoundedTransport(self._connections, ssl_context=httpx.create_ssl_context(trust_env=False))
+        client = ChatGoogleGenerativeAI(
+            model=self._chosen[0],
             api_key=self._api_key,
             base_url=self._base_url,
             vertexai=False,
             max_retries=1,  # counts attempts: the retries are ours
             client_args={"transport": transport, "trust_env": False, "follow_redirects": False},
         )
-
-
-@functools.cache
-def _ssl_context() -> ssl.SSLContext:
-    import httpx
-
-    return httpx.create_ssl_context(trust_env=False)
+        return client, transport
 
 
 def _messages(call: Call) -> list[tuple[str, str]]:
@@ -139,21 +135,40 @@ def _options(call: Call) -> dict[str, Any]:
     return options
 
 
-def read_message(message: AIMessage, asked_model: str) -> Reply:
-    """A whole reply; a refusal or an empty reply is an error, not an answer."""
+def read_message(message: AIMessage, asked_model: str, body: Callable[[], bytes]) -> Reply:
+    """A whole reply; a refusal or an empty reply is an error, not an answer.
+
+    The client drops the counts of a reply without candidates, although the prompt was billed: then they
+    are read from the body itself.
+    """
     facts = message.response_metadata
     reason = facts.get("finish_reason")
     usage = read_usage(message.usage_metadata)
+    if not message.text.strip():
+        _refuse_empty(facts, reason, usage, asked_model, body)
     model = facts.get("model_name") or asked_model
-    if (facts.get("prompt_feedback") or {}).get("block_reason") or reason in REFUSALS:
+    if reason in REFUSALS:
         raise ContentBlocked(usage=usage, model=model)
-    if not message.text.strip() or reason not in (WHOLE, CUT):
+    if reason not in (WHOLE, CUT):
         raise EmptyReply(usage=usage, model=model, detail=f"finish reason {reason}")
     return Reply(str(message.text), usage, model, whole=reason == WHOLE)
 
 
+def _refuse_empty(
+    facts: Mapping[str, Any], reason: Any, usage: Usage | None, asked_model: str, body: Callable[[], bytes]
+) -> NoReturn:
+    raw = read_body(body())
+    usage = usage or raw_usage(raw)
+    model = facts.get("model_name") or str(raw.get("modelVersion") or asked_model)
+    if (facts.get("prompt_feedback") or {}).get("block_reason") or reason in REFUSALS:
+        raise ContentBlocked(usage=usage, model=model)
+    if reason is None and usage is None:
+        raise InvalidReply(transient=True, unknown=True, detail="a reply of another shape")
+    raise EmptyReply(usage=usage, model=model, detail=f"finish reason {reason}")
+
+
 def read_usage(counts: Mapping[str, Any] | None) -> Usage | None:
-    """The provider's own counts, or None where it gave none; a zero that it gave is a zero."""
+    """The client library's counts, or None where the provider gave none; a zero that it gave is a zero."""
     if counts is None:
         return None
     return Usage(
@@ -161,6 +176,34 @@ def read_usage(counts: Mapping[str, Any] | None) -> Usage | None:
         output_tokens=counts["output_tokens"],
         cached_tokens=(counts.get("input_token_details") or {}).get("cache_read") or 0,
         reasoning_tokens=(counts.get("output_token_details") or {}).get("reasoning") or 0,
+    )
+
+
+def read_body(body: bytes) -> Mapping[str, Any]:
+    """A reply's body as an object; an empty one where it is something else."""
+    try:
+        raw = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def raw_usage(raw: Mapping[str, Any]) -> Usage | None:
+    """Gemini's own counts: its output excludes the thoughts, which are billed as output."""
+    counts = raw.get("usageMetadata")
+    if not isinstance(counts, dict):
+        return None
+
+    def count(name: str) -> int:
+        value = counts.get(name)
+        return value if isinstance(value, int) else 0
+
+    thoughts = count("thoughtsTokenCount")
+    return Usage(
+        count("promptTokenCount"),
+        count("candidatesTokenCount") + thoughts,
+        count("cachedContentTokenCount"),
+        thoughts,
     )
 
 

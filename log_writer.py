@@ -6,19 +6,17 @@ import json
 import os
 import stat
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from security.redaction import Redact, clean
 from security.redaction import redact as redact_secrets
 
-_TAIL = 65_536
-
 Record = dict[str, object]
 
+_TAIL = 65_536
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 _path_locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 _path_locks_lock = threading.Lock()
@@ -64,9 +62,8 @@ class RotatingFile:
         return len(lines) - done
 
     def close(self) -> None:
-        if self._lock.acquire(timeout=1.0):  # a disk that hangs must not keep the process from ending
+        with self._lock:
             self._shut()
-            self._lock.release()
 
     def _ready(self) -> int:
         """The size of the open file, which is the one that the path names."""
@@ -137,8 +134,7 @@ class LogChannel:
 
     def __init__(self, writer: "LogWriter", file: RotatingFile, redact: Redact) -> None:
         self._writer, self.file, self._redact = writer, file, redact
-        self._opened = False
-        self._counting = threading.Lock()
+        self._opened, self._counting = False, threading.Lock()
         self.dropped = 0  # lines refused: the queue was full, or the writer closed
         self.errors = 0  # lines lost by a failed write
 
@@ -160,12 +156,11 @@ class LogChannel:
             with self._counting:
                 self.dropped += 1
 
-    def store(self, records: Sequence[Record]) -> None:
+    def store(self, records: list[Record]) -> None:
         lines = [line for record in records if (line := self._line(record))]
         lost = len(records) - len(lines) + self.file.append(lines)
-        if lost:
-            with self._counting:
-                self.errors += lost
+        with self._counting:
+            self.errors += lost
 
     def _line(self, record: Record) -> bytes | None:
         try:
@@ -188,15 +183,13 @@ class LogWriter:
         linger: float = 0.01,
         idle: float = 10.0,
         redact: Redact = redact_secrets,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._max_queue, self._linger, self._idle, self._sleep = max_queue, linger, idle, sleep
-        self._redact = redact
+        self._max_queue, self._linger, self._idle, self._redact = max_queue, linger, idle, redact
         self._channels: dict[Path, LogChannel] = {}
-        self._queue: deque[tuple[LogChannel, Record]] = deque()
-        self._changing, self._draining = threading.Lock(), threading.Lock()
+        self._queue: deque[tuple[LogChannel, Record] | threading.Event] = deque()
+        self._changing = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._asleep, self._wake = False, threading.Event()
+        self._asleep, self._wake, self._hurry = False, threading.Event(), threading.Event()
         self.closed = False
 
     def channel(
@@ -225,36 +218,32 @@ class LogWriter:
     def take(self, channel: LogChannel, record: Record) -> bool:
         if self.closed or len(self._queue) >= self._max_queue:
             return False
-        self._queue.append((channel, record))
-        if self._thread is None:
-            self._start()
-        elif self._asleep:
-            self._wake.set()
+        self._push((channel, record))
         return True
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Write what is queued by now, on this thread; False if a slow disk still holds the writer."""
-        if not self._draining.acquire(timeout=timeout):
-            return False
-        try:
-            batches: dict[LogChannel, list[Record]] = {}
-            for channel, record in [self._queue.popleft() for _ in range(len(self._queue))]:
-                batches.setdefault(channel, []).append(record)
-            for channel, records in batches.items():
-                channel.store(records)
-        finally:
-            self._draining.release()
-        return True
+        """Wait until what is queued by now is on disk, or counted as lost; False if that takes longer."""
+        if self._thread is None and not self._queue:
+            return True
+        written = threading.Event()
+        self._push(written)
+        self._hurry.set()
+        return written.wait(timeout)
 
     def close(self, timeout: float = 5.0) -> None:
         """Write what is queued, end the thread, close the files. A later line counts as dropped."""
         self.closed = True
-        self._wake.set()
-        self.flush(timeout)
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if self.flush(timeout) and thread is not None:
+            self._wake.set()
             thread.join(timeout)
-        self._rest()
+
+    def _push(self, item: tuple[LogChannel, Record] | threading.Event) -> None:
+        self._queue.append(item)
+        if self._thread is None:
+            self._start()
+        elif self._asleep:
+            self._wake.set()
 
     def _start(self) -> None:
         with self._changing:
@@ -265,15 +254,16 @@ class LogWriter:
                 self._thread.start()
             except RuntimeError:  # no thread to be had now: the lines wait in the queue
                 self._thread = None
-                return
-            atexit.register(self.close)
+            else:
+                atexit.register(self.close)
 
     def _run(self) -> None:
         while True:
             idle = self._nap()
             if self._queue:
-                self._sleep(self._linger)  # the lines of the next moment go to disk with this one
-                self.flush(timeout=-1)
+                self._hurry.wait(self._linger)  # the lines of the next moment go to disk with this one
+                self._hurry.clear()
+                self._drain()
             elif (idle or self.closed) and self._signed_off():
                 return
 
@@ -285,6 +275,19 @@ class LogWriter:
         self._asleep = False
         return idle
 
+    def _drain(self) -> None:
+        batches: dict[LogChannel, list[Record]] = {}
+        waiting: list[threading.Event] = []
+        for item in [self._queue.popleft() for _ in range(len(self._queue))]:
+            if isinstance(item, threading.Event):
+                waiting.append(item)
+            else:
+                batches.setdefault(item[0], []).append(item[1])
+        for channel, records in batches.items():
+            channel.store(records)
+        for written in waiting:
+            written.set()
+
     def _signed_off(self) -> bool:
         with self._changing:
             self._thread = None  # said before the last look at the queue, as above
@@ -292,9 +295,6 @@ class LogWriter:
                 self._thread = threading.current_thread()
                 return False
             atexit.unregister(self.close)
-        self._rest()
-        return True
-
-    def _rest(self) -> None:
         for channel in list(self._channels.values()):
             channel.file.close()
+        return True

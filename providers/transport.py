@@ -37,6 +37,7 @@ class BoundedTransport(httpx.BaseTransport):
     ) -> None:
         self._timed = _TimedBackend(timer)
         self._max_bytes = max_bytes
+        self._seen = threading.local()
         self._pool = httpcore.ConnectionPool(
             ssl_context=ssl_context,
             max_connections=connections,
@@ -47,6 +48,7 @@ class BoundedTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self._timed.start((request.extensions.get("timeout") or {}).get("read"))
+        self._seen.chunks = []
         request.headers["Accept-Encoding"] = "identity"
         reply = self._pool.handle_request(_to_httpcore(request))
         headers = httpx.Headers(reply.headers)
@@ -54,12 +56,12 @@ class BoundedTransport(httpx.BaseTransport):
         if packed or _length(headers) > self._max_bytes:
             reply.close()
             raise ReplyTooLarge
-        return httpx.Response(
-            reply.status,
-            headers=headers,
-            stream=_Bounded(reply, self._max_bytes),
-            extensions=reply.extensions,
-        )
+        stream = _Bounded(reply, self._max_bytes, self._seen.chunks)
+        return httpx.Response(reply.status, headers=headers, stream=stream, extensions=reply.extensions)
+
+    def last_body(self) -> bytes:
+        """The body of the last reply on this thread, for facts that the client library leaves out."""
+        return b"".join(getattr(self._seen, "chunks", ()))
 
     def close(self) -> None:
         self._pool.close()
@@ -87,14 +89,15 @@ def _length(headers: httpx.Headers) -> int:
 
 
 class _Bounded(httpx.SyncByteStream):
-    def __init__(self, reply: httpcore.Response, max_bytes: int) -> None:
-        self._reply, self._left = reply, max_bytes
+    def __init__(self, reply: httpcore.Response, max_bytes: int, seen: list[bytes]) -> None:
+        self._reply, self._left, self._seen = reply, max_bytes, seen
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._reply.iter_stream():
             self._left -= len(chunk)
             if self._left < 0:
                 raise ReplyTooLarge
+            self._seen.append(chunk)
             yield chunk
 
     def close(self) -> None:

@@ -203,7 +203,7 @@ def test_an_idle_writer_holds_neither_thread_nor_file_and_wakes_for_the_next_lin
 def test_lines_queued_at_the_end_of_the_process_are_written(path):
     program = (
         "from log_writer import LogWriter\n"
-        f"channel = LogWriter(linger=5).channel({str(path)!r}, 1 << 20, 3)\n"
+        f"channel = LogWriter(linger=60).channel({str(path)!r}, 1 << 20, 3)\n"
         "for number in range(500): channel.write({'n': number})\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=30)
@@ -275,10 +275,18 @@ def test_a_line_above_the_limit_is_written_alone(writer, path):
 
 
 @pytest.fixture
-def held(path):
-    """A writer whose thread waits until the gate is opened."""
-    gate = threading.Event()
-    writer = LogWriter(max_queue=10, sleep=lambda _: gate.wait(30))
+def held(tmp_path):
+    """A writer whose thread is busy with a line of another log until the gate is opened."""
+    busy, gate = threading.Event(), threading.Event()
+
+    def wait_at_the_gate(text):
+        busy.set()
+        gate.wait(30)
+        return text
+
+    writer = LogWriter(max_queue=10)
+    writer.channel(tmp_path / "other.log", MIB, 3, redact=wait_at_the_gate).write({"text": "long enough"})
+    assert busy.wait(5)
     yield writer, gate
     gate.set()
     writer.close()
@@ -327,6 +335,7 @@ def test_a_disk_that_hangs_holds_neither_callers_nor_flush_nor_close(tmp_path):
         assert written < 100_000
     assert not writer.flush(timeout=0.05)
     writer.close(timeout=0.05)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "log-writer"]
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     (thread,) = [
         thread for thread in threading.enumerate() if thread.name == "log-writer" and thread.is_alive()
