@@ -15,9 +15,10 @@ from api.limiting import RateLimited, build_limits, caller_of
 from api.ops import build_ops
 from api.replies import EXPOSED_HEADERS, render_bug, render_failure, render_refusal
 from api.v1 import build_v1
-from api.visit import Visit, current_request, current_visit
+from api.visit import VISIT, Visit, add_headers, current_request, current_visit
 from config import Settings, disarm_libraries, load_settings
 from errors import Blocked, Overloaded, PlatformError
+from security.familiar import Familiar, envelope_of
 from services import Services, build_services
 from tasks import Answer
 
@@ -42,6 +43,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     house = services or build_services(settings or load_settings())
     disarm_libraries()
     app = Flask(__name__, static_folder=None)
+    app.wsgi_app = add_headers(app.wsgi_app)  # type: ignore[assignment,method-assign]  # Flask's documented way to wrap an app
     _configure(app, house.settings)
     app.extensions["llm_platform"] = house
     _add_hooks(app, house)
@@ -63,16 +65,24 @@ def _configure(app: Flask, settings: Settings) -> None:
 
 
 def _add_hooks(app: Flask, house: Services) -> None:
-    limits = build_limits(app, house)
+    limits, familiar = build_limits(app, house), Familiar()
+
+    def looks_bad(asked: Request) -> bool:
+        envelope = envelope_of(asked.environ)
+        if familiar.knows(envelope):
+            return False
+        findings = house.logger._check_security_issues(_envelope(asked))
+        if not findings:
+            familiar.remember(envelope)
+        return bool(findings)
 
     def receive() -> None:
         """An id, a clock and a START line for the request; then refuse what must not go further."""
         asked = current_request()
         given = asked.headers.get("X-Request-ID")
         kept = given if given and REQUEST_ID.fullmatch(given) else new_request_id()
-        g.visit = visit = Visit(house.logger.log_request_start(kept), time.monotonic())
-        findings = house.logger._check_security_issues(_envelope(asked))
-        if findings and house.settings.threat_mode == "block":
+        g.visit = asked.environ[VISIT] = visit = Visit(house.logger.log_request_start(kept), time.monotonic())
+        if looks_bad(asked) and house.settings.threat_mode == "block":
             raise Blocked()
         if asked.url_rule is not None and asked.blueprint not in UNLIMITED and asked.method != "OPTIONS":
             if house.load.queue_length() > house.settings.max_queue:
@@ -82,7 +92,7 @@ def _add_hooks(app: Flask, house: Services) -> None:
 
     def finish(response: Response) -> Response:
         visit = current_visit()
-        response.headers.extend(_headers(visit, response, house))
+        visit.headers += _common_headers(visit, response, house)
         _account(house, visit, response)
         return response
 
@@ -110,9 +120,8 @@ def _envelope(asked: Request) -> dict[str, Any]:
     }
 
 
-def _headers(visit: Visit, response: Response, house: Services) -> list[tuple[str, str]]:
-    """Every header of the reply that is not of its body."""
-    headers = [*visit.headers, ("X-Request-ID", visit.request_id), ("X-Content-Type-Options", "nosniff")]
+def _common_headers(visit: Visit, response: Response, house: Services) -> list[tuple[str, str]]:
+    headers = [("X-Request-ID", visit.request_id), ("X-Content-Type-Options", "nosniff")]
     if "Cache-Control" not in response.headers:
         headers.append(("Cache-Control", "no-store"))
     if visit.allowance is not None:

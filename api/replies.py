@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import re
 from typing import Any
 
 from flask import Response
@@ -14,6 +16,8 @@ from api.visit import current_visit
 from errors import PlatformError
 from prices import format_dollars
 from tasks import Answer, Bill
+
+_NOT_PLAIN = re.compile(r"[^\x21-\x7e]")
 
 # Headers that a browser's script may read.
 EXPOSED_HEADERS = (
@@ -53,7 +57,7 @@ def bill_headers(bill: Bill, overall_nano: int) -> list[tuple[str, str]]:
         ("X-Cost-Saved", _money(bill.saved_nano)),
         ("X-Tokens-Input", str(bill.usage.input_tokens)),
         ("X-Tokens-Output", str(bill.usage.output_tokens)),
-        ("X-Model", bill.model),
+        ("X-Model", _plain(bill.model)),
         ("X-Provider", bill.provider),
     ]
     if not bill.known:
@@ -61,6 +65,12 @@ def bill_headers(bill: Bill, overall_nano: int) -> list[tuple[str, str]]:
     if bill.usage.estimated:
         headers.append(("X-Tokens-Estimated", "true"))
     return headers
+
+
+@functools.lru_cache(maxsize=256)
+def _plain(name: str) -> str:
+    """A name that a provider chose, as a header may carry it."""
+    return _NOT_PLAIN.sub("?", name)[:100]
 
 
 def _money(nano: int | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Request, g, request
 from werkzeug.local import LocalProxy
@@ -11,7 +11,13 @@ from werkzeug.local import LocalProxy
 from tasks import Answer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
     from api.limiting import Allowance
+
+
+VISIT = "llm_platform.visit"
 
 
 @dataclass(slots=True)
@@ -23,8 +29,21 @@ class Visit:
     answer: Answer | None = None
     error_code: str | None = None
     allowance: Allowance | None = None
-    # Set on the reply in one go: each touch of its headers looks through all of them.
+    # What the reply says beside its body; add_headers puts it there.
     headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+def add_headers(wsgi_app: WSGIApplication) -> WSGIApplication:
+    """Puts a visit's headers on its reply as they leave: Werkzeug would check and copy each of them twice."""
+
+    def with_headers(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *failed: Any) -> Any:
+            visit: Visit | None = environ.get(VISIT)
+            return start_response(status, headers + visit.headers if visit else headers, *failed)
+
+        return wsgi_app(environ, start)
+
+    return with_headers
 
 
 def current_visit() -> Visit:

@@ -120,7 +120,7 @@ XSS = (
     Rule("xss.dialog", "XSS", "HIGH", ("alert", "confirm", "prompt"),
          r"\b(?:alert|confirm|prompt)\)? ?[(`] ?(?:\d|['\"`/)]|document|window|origin|location|xss|string|self|this)"),
     Rule("xss.dom", "XSS", "HIGH", ("document", "window", "location", "fromcharcode", "innerhtml"),
-         r"\bdocument ?(?:\.|\[['\"]) ?(?:cookie|write|location|domain|body|documentelement)"
+         r"\bdocument(?:\.| ?\[['\"])(?:cookie|write|writeln|location|domain|body|documentelement)\b"
          r"|\b(?:window|self|top|parent)\.(?:location|name|open)\b|\blocation(?:\.href)? ?= ?['\"`]"
          r"|\bstring\.fromcharcode|\.innerhtml ?="),
     Rule("xss.eval", "XSS", "HIGH", ("eval", "settimeout", "setinterval", "constructor"),
@@ -132,7 +132,7 @@ XSS = (
 
 PATH_TRAVERSAL = (
     Rule("traversal.parent", "PATH_TRAVERSAL", "HIGH", ("..",),
-         r"(?<![\w.])\.\.(?:[/\\]|;/)|[/\\=]\.\.$|\.\.[/\\]{1,4}\.\.|\.{3,4}[/\\]{1,4}\.{2,4}|^/\w{1,32}\.\./"),
+         r"(?<![\w.])\.\.(?:[/\\]|;/)|[/\\=]\.\.$|\.\.[/\\]{1,4}\.\.|\.{3,4}[/\\]{1,4}\.{2,4}|(?:^|=)/\w{1,32}\.\./"),
     Rule("traversal.unix_file", "PATH_TRAVERSAL", "HIGH", ("/etc/", "/proc/", "/var/log/", "/root/", "/dev/"),
          r"/etc/{1,8}(?:passwd|shadow|hosts|group|issue|sudoers|crontab|fstab|mysql|apache2?|nginx|ssh)\b"
          r"|/proc/{1,8}(?:self|version|cmdline|\d{1,7})\b|/var/log/\w|/root/\.|/dev/(?:tcp|fd|stdin)\b"),
@@ -166,7 +166,7 @@ TEXT_RULES = (*SQL_INJECTION, *XSS, *PATH_TRAVERSAL)
 RULES = (*TEXT_RULES, *SUSPICIOUS_USER_AGENT)
 
 # One word without a space, a slash or a quote is no attack: keys, tokens, ids and digests end here.
-_LONE_WORD = re.compile(r"(?:(?:Bearer|Basic) )?[\w~+=-]+(?:\.[\w~+=-]+)*", re.ASCII)
+_LONE_WORD = re.compile(r"(?:(?:Bearer|Basic) )?(?:eyJ[\w-]+\.[\w-]+\.[\w-]*|[\w~+=-]+)", re.ASCII)
 _OVERLONG = re.compile(
     r"(?P<dot>%(?:c0%(?:ae|2e)|e0%80%ae|f0%80%80%ae|u002e))"
     r"|(?P<slash>%(?:c0%(?:af|2f)|e0%80%af|f0%80%80%af|u002f|u2215|u2216))|(?P<back>%(?:c1%9c|c1%5c|u005c))"

@@ -1,0 +1,184 @@
+"""The three task routes and the stats, as curl sees them; and Swagger's description of them."""
+
+from __future__ import annotations
+
+import threading
+from decimal import Decimal
+
+import pytest
+
+PATHS = {"text": "/generate/text", "code": "/generate/code", "classify": "/classify/text"}
+BODIES = {
+    "text": {"prompt": "Say hello."},
+    "code": {"prompt": "Write a function that reverses a string."},
+    "classify": {"text": "I love this phone.", "categories": ["negative", "positive"]},
+}
+FIELDS = {"text": "generated_text", "code": "generated_code", "classify": "classification"}
+
+
+@pytest.fixture
+def sandbox(make_house):
+    return make_house(google_api_key="", gemini_base_url="")
+
+
+@pytest.mark.parametrize("task", BODIES)
+def test_each_task_answers_in_its_own_field_and_nothing_else(house, task):
+    response = house.post(task, BODIES[task])
+    assert response.status_code == 200
+    assert set(response.get_json()) == {FIELDS[task]}
+    assert response.headers["X-Provider"] == "gemini"
+    assert Decimal(response.headers["X-Cost-Total"]) > 0
+
+
+@pytest.mark.parametrize("task", BODIES)
+def test_the_sandbox_answers_each_task_free_and_says_that_it_is_one(sandbox, upstream, task):
+    response = sandbox.post(task, BODIES[task])
+    assert response.status_code == 200
+    assert response.headers["X-Provider"] == "sandbox"
+    assert Decimal(response.headers["X-Cost-Total"]) == 0
+    assert upstream.journal == []
+
+
+def test_sandbox_answers_are_of_use(sandbox):
+    text, code, category = (sandbox.post(task, body).get_json()[FIELDS[task]] for task, body in BODIES.items())
+    assert "sandbox" in text
+    assert "Say hello." in text
+    scope: dict = {}
+    exec(code, scope)
+    (function,) = (value for name, value in scope.items() if name != "__builtins__")
+    assert function("abc") == "cba"
+    assert category == "positive"
+
+
+@pytest.mark.parametrize(
+    ("directive", "again", "calls"),
+    [("", "hit", 1), ("no-cache", "bypass", 2), ("no-store", "bypass", 2), ("max-age=0, No-Cache", "bypass", 2)],
+)
+def test_cache_control_decides_whether_the_cache_is_read(house, upstream, directive, again, calls):
+    house.post("text", BODIES["text"])
+    response = house.post("text", BODIES["text"], Cache_Control=directive)
+    assert response.headers["X-Cache-Status"] == again
+    assert response.headers["X-Cached"] == ("true" if again == "hit" else "false")
+    assert len(upstream.journal) == calls
+
+
+@pytest.mark.parametrize(("directive", "kept"), [("no-cache", "hit"), ("no-store", "miss")])
+def test_no_cache_still_remembers_and_no_store_does_not(house, directive, kept):
+    house.post("text", BODIES["text"], Cache_Control=directive)
+    assert house.post("text", BODIES["text"]).headers["X-Cache-Status"] == kept
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "Say hello!"},
+        {"prompt": "Say hello. "},
+        {"prompt": "Say hello.", "max_tokens": 50},
+        {"prompt": "Say hello.", "model": "gemini-3.5-flash"},
+    ],
+)
+def test_an_answer_is_served_again_for_the_very_same_ask_only(house, other):
+    house.post("text", BODIES["text"])
+    assert house.post("text", other).headers["X-Cache-Status"] == "miss"
+
+
+def test_categories_in_another_cut_are_another_ask(house):
+    statuses = [
+        house.post("classify", {"text": "x", "categories": names}).headers["X-Cache-Status"]
+        for names in (["a,b", "c"], ["a", "b,c"], ["a", "b", "c"], ["a,b", "c"])
+    ]
+    assert statuses == ["miss", "miss", "miss", "hit"]
+
+
+def test_64_identical_asks_at_once_make_one_call_and_one_bill(house, upstream):
+    upstream.latency = 1.0
+    replies = []
+
+    def ask() -> None:
+        replies.append(house.app.test_client().post("/api/v1/generate/text", json=BODIES["text"]))
+
+    threads = [threading.Thread(target=ask) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [reply.status_code for reply in replies] == [200] * 64
+    assert len(upstream.journal) == 1
+    statuses = sorted(reply.headers["X-Cache-Status"] for reply in replies)
+    assert statuses == ["coalesced"] * 63 + ["miss"]
+    costs = sorted(Decimal(reply.headers["X-Cost-Total"]) for reply in replies)
+    assert costs[:63] == [0] * 63
+    assert costs[63] > 0
+    saved = {reply.headers["X-Cost-Saved"] for reply in replies if reply.headers["X-Cache-Status"] == "coalesced"}
+    assert {Decimal(value) for value in saved} == {costs[63]}
+
+
+def test_a_category_is_one_of_those_sent_whatever_the_model_says(house, upstream):
+    from tests.upstream import Fault
+
+    names = ["Spam", "No spam"]
+    upstream.script(Fault("says", text='{"category": " sPaM."}'))
+    assert house.post("classify", {"text": "x", "categories": names}).get_json() == {"classification": "Spam"}
+    upstream.script(*[Fault("says", text="Something else entirely")] * 2)
+    response = house.post("classify", {"text": "y", "categories": names})
+    assert (response.status_code, response.get_json()["code"]) == (502, "upstream_invalid_response")
+    assert len(upstream.journal) == 3
+
+
+def test_the_sandbox_knows_one_model(sandbox):
+    assert sandbox.post("text", {"prompt": "x", "model": "sandbox-1"}).status_code == 200
+    response = sandbox.post("text", {"prompt": "x", "model": "gemini-3.5-flash"})
+    assert (response.status_code, response.get_json()["field"]) == (400, "model")
+
+
+def test_stats_show_cache_usage_and_limits(make_house):
+    house = make_house(rate_limit="50 per minute")
+    for _ in range(3):
+        spent = house.post("text", BODIES["text"]).headers["X-Cost-Overall"]
+    stats = house.client.get("/api/v1/stats").get_json()
+    assert set(stats) == {"cache_stats", "usage_stats", "rate_limit_stats"}
+    assert (stats["cache_stats"]["hit_count"], stats["cache_stats"]["miss_count"]) == (2, 1)
+    assert stats["cache_stats"]["size"] == 1
+    usage = stats["usage_stats"]
+    assert (usage["total_requests"], usage["cached_requests"]) == (3, 2)
+    assert usage["total_cost_nanodollars"] == Decimal(spent) * 10**9
+    assert set(usage["endpoints"]) == {"/api/v1/generate/text"}
+    assert stats["rate_limit_stats"]["limit"] == "50 per minute"
+    assert stats["rate_limit_stats"]["size"] >= 1
+
+
+@pytest.fixture
+def swagger(sandbox):
+    return sandbox.client.get("/api/v1/swagger.json").get_json()
+
+
+def resolved(swagger: dict, schema: dict) -> dict:
+    return swagger["definitions"][schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
+
+
+@pytest.mark.parametrize("task", BODIES)
+def test_swagger_describes_the_body_and_every_reply(swagger, task):
+    operation = swagger["paths"][PATHS[task]]["post"]
+    (body,) = (part for part in operation["parameters"] if part["in"] == "body")
+    described = resolved(swagger, body["schema"])
+    assert set(described["required"]) == set(BODIES[task])
+    assert set(BODIES[task]) <= set(described["properties"])
+    good = resolved(swagger, operation["responses"]["200"]["schema"])
+    assert set(good["properties"]) == {FIELDS[task]}
+    for status in ("400", "413", "415", "422", "429", "502", "503", "504"):
+        failure = resolved(swagger, operation["responses"][status]["schema"])
+        assert {"error", "code", "request_id", "field"} <= set(failure["properties"])
+    assert operation["summary"]
+
+
+def test_swaggers_own_examples_are_accepted(swagger, sandbox):
+    for path in PATHS.values():
+        (body,) = (p for p in swagger["paths"][path]["post"]["parameters"] if p["in"] == "body")
+        properties = resolved(swagger, body["schema"])["properties"]
+        example = {name: facts["example"] for name, facts in properties.items() if "example" in facts}
+        assert sandbox.client.post(f"/api/v1{path}", json=example).status_code == 200
+
+
+def test_swagger_describes_the_stats_and_where_the_api_is(swagger):
+    assert swagger["basePath"] == "/api/v1"
+    assert "get" in swagger["paths"]["/stats"]
