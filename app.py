@@ -139,6 +139,7 @@ def _account(house: Services, visit: Visit, response: Response) -> None:
         response.status_code,
         cached=bool(answer and answer.cached),
         cost_info=_cost_info(answer) if answer else None,
+        prompt=visit.prompt if house.settings.prompt_log != "off" else None,
     )
     rule = request.url_rule
     route = rule.rule if rule else "<unmatched>"
@@ -171,9 +172,22 @@ def _allow_origins(app: Flask, settings: Settings) -> None:
 
 
 def _shape_errors(app: Flask, house: Services) -> None:
+    def note_once(event: str, severity: str, who: str) -> None:
+        """One audit line a minute for what would otherwise write one for each refused request."""
+        if house.limits.increment_count((event, who)) == 1:
+            house.logger.log_security_event(event, severity, {"who": who})
+
+    def refused(refusal: HTTPException) -> Response:
+        if refusal.code == 413:
+            house.logger.log_security_event("BODY_TOO_LARGE", "LOW", {"length": request.content_length})
+        return render_refusal(refusal)
+
     def failed(failure: PlatformError) -> Response:
         if isinstance(failure, Overloaded):
             house.metrics.shed()
+            note_once("LOAD_SHED", "MEDIUM", "platform")
+        elif isinstance(failure, RateLimited):
+            note_once("RATE_LIMITED", "LOW", caller_of(request.remote_addr or "unknown"))
         if failure.status >= 500:
             house.logger.log_error(failure, detail=getattr(failure, "detail", ""))
         return render_failure(failure)
@@ -183,7 +197,7 @@ def _shape_errors(app: Flask, house: Services) -> None:
         return render_bug()
 
     app.register_error_handler(PlatformError, failed)
-    app.register_error_handler(HTTPException, render_refusal)
+    app.register_error_handler(HTTPException, refused)
     app.register_error_handler(Exception, bug)
 
 

@@ -213,37 +213,40 @@ class CostTracker:
     ) -> CostRecord:
         """Record one request; `facts` are further fields of CostRecord. Without a bill it is estimated."""
         bill = bill or self._counter.bill(prompt, response, cached)
-        shown = {"prompt": self._shown(prompt), "response": self._shown(response)}
+        # One long call: merging dictionaries of fields would double what a record costs.
+        usage, total = bill.usage, bill.total_nano
+        told, answered, now = self._shown(prompt), self._shown(response), self._clock()
         with self._lock:
-            self._book.overall_nano += bill.total_nano or 0
-            record = self._record(bill, endpoint=endpoint, user_ip=user_ip, cached=cached, **shown, **facts)
+            self._book.overall_nano += total or 0
+            record = CostRecord(
+                timestamp=now,
+                endpoint=endpoint,
+                user_ip=user_ip,
+                prompt=told,
+                response=answered,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                input_cost=_dollars(bill.input_nano),
+                output_cost=_dollars(bill.output_nano),
+                total_cost=_dollars(total),
+                cached=cached,
+                cached_tokens=usage.cached_tokens,
+                reasoning_tokens=usage.reasoning_tokens,
+                estimated=usage.estimated,
+                cost_nanodollars=total,
+                saved_nanodollars=bill.saved_nano,
+                overall_nanodollars=self._book.overall_nano,
+                provider=bill.provider,
+                model=bill.model,
+                attempts=bill.attempts,
+                unknown_attempts=bill.unknown_attempts,
+                rates=bill.rates,
+                **facts,
+            )
             self._note(record)
         self._sink(record)
         self._channel.write(_line(record), must_keep=True)
         return record
-
-    def _record(self, bill: Bill, **facts: Any) -> CostRecord:
-        usage = bill.usage
-        return CostRecord(
-            timestamp=self._clock(),
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_tokens=usage.cached_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            estimated=usage.estimated,
-            input_cost=_dollars(bill.input_nano),
-            output_cost=_dollars(bill.output_nano),
-            total_cost=_dollars(bill.total_nano),
-            cost_nanodollars=bill.total_nano,
-            saved_nanodollars=bill.saved_nano,
-            overall_nanodollars=self._book.overall_nano,
-            provider=bill.provider,
-            model=bill.model,
-            attempts=bill.attempts,
-            unknown_attempts=bill.unknown_attempts,
-            rates=bill.rates,
-            **facts,
-        )
 
     def _note(self, record: CostRecord) -> None:
         book = self._book
@@ -312,7 +315,9 @@ _rates_text = functools.lru_cache(maxsize=256)(Rates.as_text)
 
 
 def _dollars(nano: int | None) -> Any:
-    return None if nano is None else float(dollars(nano))
+    if not nano:  # most requests are hits: theirs are zeros
+        return None if nano is None else 0.0
+    return float(dollars(nano))
 
 
 def _stats(hours: float, ends: dict[str, _Sum], overall_nano: int) -> dict[str, Any]:

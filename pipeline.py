@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from datetime import time as clock_time
 
 from cost_tracker import CostTracker
 from errors import DeadlineExceeded, PlatformError
@@ -15,9 +17,12 @@ from prices import Cost, PriceBook, Rates
 from providers.base import Meter, Provider, Terms, answer_from
 from providers.gate import Gate
 from single_flight import FlightTimeout, SharedFailure, SingleFlight
-from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Usage
+from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Task, Usage
 
 HIT, MISS, COALESCED, BYPASS, FAILED = "hit", "miss", "coalesced", "bypass", "failed"
+MEMO_SIZE = 1024
+# Prices hold for whole UTC days.
+NOON = clock_time(12, tzinfo=UTC)
 # A remembered answer takes its text and about this much beside it.
 KEPT_OVERHEAD_BYTES = 700
 
@@ -69,6 +74,9 @@ class Pipeline:
         self._cache, self._flights, self._gate = cache, flights, gate
         self._prices, self._tracker, self._metrics = prices, tracker, metrics
         self._estimate, self._timer, self._clock = estimate, timer, clock
+        # The same few options and the same answers of a day come again with each hit.
+        self._options = functools.lru_cache(MEMO_SIZE)(self._digest_options)
+        self._free_bill = functools.lru_cache(MEMO_SIZE)(self._price_free)
 
     def answer(self, ask: Ask) -> Answer:
         """The answer and its bill. Raises a PlatformError, billed if upstream calls were."""
@@ -119,19 +127,20 @@ class Pipeline:
 
     def _free(self, trip: Trip, kept: Kept, status: str) -> Answer:
         """An answer that cost nothing; it saved what its calls would cost at today's prices."""
-        priced = self._price(kept.charges)
-        saved = None if priced is None else sum(cost.total_nano for cost in priced)
-        bill = Bill(
-            usage=_sum(kept.charges),
-            model=kept.model,
+        return self._record(trip, kept.text, self._free_bill(kept.model, kept.charges, self._today()), status)
+
+    def _price_free(self, model: str, charges: tuple[tuple[str, Usage], ...], today: date) -> Bill:
+        priced = self._price(charges, today)
+        return Bill(
+            usage=_sum(charges),
+            model=model,
             provider=self._provider.name,
-            saved_nano=saved,
+            saved_nano=None if priced is None else sum(cost.total_nano for cost in priced),
             rates=_rates(priced),
         )
-        return self._record(trip, kept.text, bill, status)
 
     def _bill(self, meter: Meter, model: str = "") -> Bill:
-        priced = self._price(meter.charges)
+        priced = self._price(meter.charges, self._today())
         last = meter.charges[-1][0] if meter.charges else ""
         return Bill(
             usage=_sum(meter.charges),
@@ -144,12 +153,15 @@ class Pipeline:
             rates=_rates(priced),
         )
 
-    def _price(self, charges: Sequence[tuple[str, Usage]]) -> list[Cost] | None:
+    def _price(self, charges: Sequence[tuple[str, Usage]], today: date) -> list[Cost] | None:
         """The cost of each upstream call, or None if the price of one of them is unknown."""
-        now = datetime.fromtimestamp(self._clock(), UTC)
-        costs = [self._prices.cost(self._provider.name, model, usage, now) for model, usage in charges]
+        noon = datetime.combine(today, NOON)
+        costs = [self._prices.cost(self._provider.name, model, usage, noon) for model, usage in charges]
         known = [cost for cost in costs if cost is not None]
         return known if len(known) == len(costs) else None
+
+    def _today(self) -> date:
+        return datetime.fromtimestamp(self._clock(), UTC).date()
 
     def _record(self, trip: Trip, text: str, bill: Bill, cache_status: str, status: int = 200) -> Answer:
         trip.recorded = True
@@ -181,16 +193,23 @@ class Pipeline:
             failure.bill, failure.overall_nano = answer.bill, answer.overall_nano
 
     def _key(self, ask: Ask) -> str:
+        options = self._options(ask.task, ask.tenant, ask.model, ask.max_tokens, ask.categories)
+        return response_key(ask.text, ask.task.value, options=options)
+
+    def _digest_options(
+        self, task: Task, tenant: str, model: str | None, max_tokens: int | None, categories: tuple[str, ...]
+    ) -> str:
+        """Everything beside the text that makes two asks different, as one digest."""
         return response_key(
-            ask.text,
-            ask.task.value,
-            tenant=ask.tenant,
+            "",
+            task.value,
+            tenant=tenant,
             provider=self._provider.name,
-            model=ask.model,
-            temperature=TEMPERATURES[ask.task],
+            model=model,
+            temperature=TEMPERATURES[task],
             wording=WORDING_VERSION,
-            max_tokens=ask.max_tokens,
-            categories=list(ask.categories),
+            max_tokens=max_tokens,
+            categories=list(categories),
         )
 
 

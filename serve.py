@@ -37,6 +37,8 @@ def main(build: Callable[[], Flask]) -> int:
     except ConfigError as refusal:
         print(f"Not started: {refusal}", file=sys.stderr)  # noqa: T201  the operator's terminal is the place
         return REFUSED_START
+    if house.settings.prompt_log != "off":
+        house.logger.log_security_event("PROMPT_LOG_ENABLED", "HIGH", {"mode": house.settings.prompt_log})
     house.load.queue_length = lambda: len(server.task_dispatcher.queue)
     threading.Thread(target=house.warm, name="warm", daemon=True).start()
     print(banner(house.settings, server.effective_port), flush=True)  # noqa: T201

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import re
 from typing import Any
 
+import orjson
 from flask import Response
 from werkzeug.exceptions import HTTPException
 
@@ -17,6 +17,7 @@ from errors import PlatformError
 from prices import format_dollars
 from tasks import Answer, Bill
 
+JSON = "application/json; charset=utf-8"
 _NOT_PLAIN = re.compile(r"[^\x21-\x7e]")
 
 # Headers that a browser's script may read.
@@ -128,4 +129,4 @@ def _error(status: int, code: str, sentence: str, field: str | None = None) -> R
 
 def json_reply(body: dict[str, Any], status: int = 200) -> Response:
     """JSON with its charset, on one line."""
-    return Response(json.dumps(body) + "\n", status, content_type="application/json; charset=utf-8")
+    return Response(orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE), status, content_type=JSON)

@@ -45,6 +45,7 @@ def read_classify(settings: Settings) -> Ask:
 
 def _ask(task: Task, text: str, settings: Settings, **options: Any) -> Ask:
     visit, asked = current_visit(), current_request()
+    visit.prompt = text
     fresh = _cache_directives(asked)
     return Ask(
         task,

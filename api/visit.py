@@ -27,6 +27,7 @@ class Visit:
     request_id: str
     started: float
     answer: Answer | None = None
+    prompt: str | None = None
     error_code: str | None = None
     allowance: Allowance | None = None
     # What the reply says beside its body; add_headers puts it there.

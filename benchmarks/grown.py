@@ -22,7 +22,7 @@ from services import Services, build_services
 from tasks import Usage
 
 PROMPT = "What does the cache know of me?"
-WARM_HITS, GROWING_SECONDS = 50, 100.0
+WARM_HITS, GROWING_SECONDS = 200, 100.0
 
 
 class House:

@@ -73,6 +73,7 @@ class Meter:
             if fault.usage is not None:
                 self.charges.append((fault.model, fault.usage))
             raise
+        reply = replace(reply, text=whole_characters(reply.text))
         self.attempts += 1
         self.charges.append((reply.model, reply.usage or self._estimated(call, reply)))
         return reply
@@ -88,6 +89,11 @@ class Terms:
 
     policy: RetryPolicy
     max_output_tokens: int
+
+
+def whole_characters(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON may carry but no reply of ours can."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def answer_from(provider: Provider, ask: Ask, meter: Meter, terms: Terms) -> Reply:

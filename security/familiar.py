@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 # Values that may be secrets are not remembered; an envelope with one is looked at each time.
-SECRET = ("HTTP_AUTHORIZATION", "HTTP_X_API_KEY", "HTTP_COOKIE", "HTTP_PROXY_AUTHORIZATION")
+SECRET = (
+    "HTTP_AUTHORIZATION",
+    "HTTP_X_API_KEY",
+    "HTTP_X_GOOG_API_KEY",
+    "HTTP_COOKIE",
+    "HTTP_PROXY_AUTHORIZATION",
+)
 LONGEST = 1024
 
 # A new one with each request, and none of the characters that an attack needs.
@@ -36,7 +42,9 @@ class Familiar:
 
 def envelope_of(environ: Mapping[str, Any]) -> Envelope | None:
     """Everything of a WSGI request that detection looks at, or None where it should not be remembered."""
-    parts = [environ["PATH_INFO"], environ.get("QUERY_STRING", ""), environ.get("CONTENT_TYPE", "")]
+    if environ.get("QUERY_STRING"):  # it may hold a key
+        return None
+    parts = [environ["PATH_INFO"], environ.get("CONTENT_TYPE", "")]
     for name, value in environ.items():
         if name.startswith("HTTP_") and not (name == "HTTP_X_REQUEST_ID" and _PLAIN_ID.fullmatch(value)):
             if name in SECRET:

@@ -227,12 +227,14 @@ def cpu_seconds(work, text):
 
 
 def grows_linearly(work, text):
-    """Twice the text takes at most 2.5 times the time. Neighbours on the machine may spoil a round, not twelve."""
-    half = whole = float("inf")
+    """Twice the text takes at most 2.5 times the time, in one of twelve rounds at least.
+
+    The speed of a shared machine jumps: only what was measured side by side is compared.
+    """
+    half = text[: len(text) // 2]
     for _ in range(12):
-        half = min(half, cpu_seconds(work, text[: len(text) // 2]))
-        whole = min(whole, cpu_seconds(work, text))
-        if whole <= 2.5 * half + 0.00002:  # that much is lost to measuring
+        before, whole, after = cpu_seconds(work, half), cpu_seconds(work, text), cpu_seconds(work, half)
+        if whole <= 2.5 * min(before, after) + 0.00002:  # that much is lost to measuring
             return True
     return False
 
@@ -254,22 +256,7 @@ def test_a_hostile_request_takes_bounded_time(seed):
 
 
 def test_taking_disguises_off_takes_linear_time_and_bounded_room():
-    for seed in (
-        "%",
-        "%25",
-        "%2525",
-        "&",
-        "&#",
-        "&#0",
-        "&lt;",
-        "&#9",
-        "\\x3c",
-        "/*",
-        "/**/",
-        "/*!",
-        "%c0%ae",
-        "\0",
-    ):
+    for seed in "% %25 %2525 & &# &#0 &lt; &#9 \\x3c /* /**/ /*! %c0%ae \0".split(" "):
         text = (seed * LIMIT)[:LIMIT]
         assert grows_linearly(canonical, text), seed
         assert len(canonical(text * 4)) <= LIMIT

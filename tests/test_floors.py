@@ -68,7 +68,7 @@ def test_the_environment_is_read_in_one_place():
         path.relative_to(ROOT).as_posix()
         for path in house_files()
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv")
     }
     assert reading == {"config.py"}
 

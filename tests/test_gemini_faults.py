@@ -14,8 +14,10 @@ from google.genai.errors import ClientError
 from conftest import House
 from errors import UpstreamFault, UpstreamQuotaExhausted, UpstreamRateLimited
 from gemini_wrapper import GeminiProvider
+from providers.base import Call
 from providers.gemini_faults import QUOTA_RESETS_SECONDS, fault_of
 from services import build_services
+from tasks import Wording
 from tests.test_pipeline import impatient, nano, records
 from tests.upstream import CANARY, NAMES, Fault, Tokens
 
@@ -304,20 +306,18 @@ def test_a_quota_of_the_day_is_known_by_its_id_and_not_by_its_text():
     assert type(limited(spoken)) is UpstreamRateLimited
 
 
-@pytest.mark.parametrize("status", range(300, 600))
-def test_only_the_passing_statuses_are_worth_another_attempt(status):
-    fault = fault_of(ClientError(status, {"error": {"message": f"429 503 {CANARY}"}}))
-    assert fault.transient == (status in {408, 429, 500, 502, 503, 504, 529})
-    assert fault.status < 500 or fault.status in (502, 503)
-    assert CANARY not in str(fault) + fault.detail
+def test_only_the_passing_statuses_are_worth_another_attempt():
+    for status in range(300, 600):
+        fault = fault_of(ClientError(status, {"error": {"message": f"429 503 {CANARY}"}}))
+        assert fault.transient == (status in {408, 429, 500, 502, 503, 504, 529})
+        assert fault.status == (429 if status == 429 else 502)
+        assert CANARY not in str(fault) + fault.detail
 
 
 def test_the_fault_of_a_call_keeps_the_clients_exception_for_the_log_only(upstream):
     upstream.script("forbidden")
     provider = GeminiProvider("any-key", "gemini-3.1-flash-lite", base_url=upstream.url)
-    from tests.test_gemini_wrapper import call_of
-
     with pytest.raises(UpstreamFault) as fault:
-        provider.call(call_of())
+        provider.call(Call("gemini-3.1-flash-lite", Wording("", "Hello", 0.7), 100, 10))
     assert CANARY in str(fault.value.__cause__)
     assert CANARY not in str(fault.value) + fault.value.detail

@@ -148,12 +148,14 @@ def cpu_seconds(work, text):
 
 
 def grows_linearly(work, text):
-    """Twice the text takes at most 2.5 times the time. Neighbours on the machine may spoil a round, not twelve."""
-    half = whole = float("inf")
+    """Twice the text takes at most 2.5 times the time, in one of twelve rounds at least.
+
+    The speed of a shared machine jumps: only what was measured side by side is compared.
+    """
+    half = text[: len(text) // 2]
     for _ in range(12):
-        half = min(half, cpu_seconds(work, text[: len(text) // 2]))
-        whole = min(whole, cpu_seconds(work, text))
-        if whole <= 2.5 * half + 0.00002:  # that much is lost to measuring
+        before, whole, after = cpu_seconds(work, half), cpu_seconds(work, text), cpu_seconds(work, half)
+        if whole <= 2.5 * min(before, after) + 0.00002:  # that much is lost to measuring
             return True
     return False
 

@@ -1,0 +1,236 @@
+"""The sandbox: deterministic, free, offline, and it never passes for a model."""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config import Settings
+from errors import ModelUnknown
+from providers.base import Call
+from providers.sandbox import MODEL, QUOTE_CHARS, SandboxProvider, best_category, code_for
+from services import build_services
+from tasks import Ask, Task, read_reply, word
+from tests.test_pipeline import COST_HEADERS
+
+OBVIOUS = [
+    ("I love this phone, it is great and fast!", ["negative", "neutral", "positive"], "positive"),
+    ("Terrible service, the worst I have ever seen.", ["positive", "neutral", "negative"], "negative"),
+    ("The package arrived on Tuesday.", ["positive", "negative", "neutral"], "neutral"),
+    ("You have WON a FREE prize, click here to claim the cash!", ["not spam", "spam"], "spam"),
+    ("You charged my card twice, I want the payment back.", ["technical", "billing", "shipping"], "billing"),
+    ("The app crashes with an error after the update.", ["billing", "technical", "sales"], "technical"),
+    ("The team scored twice and won the match.", ["politics", "business", "sports"], "sports"),
+    ("The president lost the vote in parliament.", ["sports", "politics", "health"], "politics"),
+    ("How do I change my address?", ["complaint", "question", "praise"], "question"),
+    ("The doctor gave the patient a new medicine.", ["technology", "sports", "health"], "health"),
+]
+PROMPTS = [
+    "Write a Python function that reverses a string.",
+    "import",
+    "class",
+    "None",
+    "'''",
+    'quote """ and \\ and {braces} and %s',
+    "sort\nthe\r\nlines\x0b\x0c\x85\u2028",
+    "🙂🙂🙂",
+    "日本語でソート",
+    "\\",
+    "\\N{BULLET}",
+    "x" * 100_000,
+    "lambda yield async await match case type",
+]
+
+
+@pytest.fixture
+def sandbox(make_house, settings, tmp_path):
+    quiet = Settings(log_dir=str(tmp_path / "logs"), rate_limit="100000 per minute")
+    return make_house(build_services(quiet))
+
+
+def said(ask: Ask) -> str:
+    return SandboxProvider().call(Call(MODEL, word(ask), 100, 1.0)).text
+
+
+# Text and code.
+
+
+def test_text_says_what_it_is_quotes_the_ask_and_names_the_next_step(sandbox):
+    response = sandbox.post("text", {"prompt": "Name three\n  rivers."})
+    answer = response.get_json()["generated_text"]
+    assert answer.startswith("[sandbox]")
+    assert '"Name three rivers."' in answer
+    assert "GOOGLE_API_KEY" in answer
+
+
+def test_a_long_ask_is_quoted_in_part():
+    answer = said(Ask(Task.TEXT, "word " * 1000, 0.0))
+    assert len(answer) < QUOTE_CHARS + 200
+    assert "…" in answer
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: ascii(prompt)[:30])
+def test_code_is_one_function_that_compiles(prompt):
+    (function,) = ast.parse(code_for(prompt)).body
+    assert isinstance(function, ast.FunctionDef)
+    assert "Sandbox code for" in (ast.get_docstring(function) or "")
+
+
+@given(
+    st.one_of(
+        st.text(),
+        st.text("imports \n\t'\"\\{}#", max_size=40),
+        st.from_regex(r"(def|if|None|sum|max|add) ?\w*"),
+    )
+)
+def test_code_compiles_whatever_is_asked_for(prompt):
+    code = code_for(prompt)
+    compile(code, "answer", "exec")
+    assert code == code_for(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "given_", "expected"),
+    [
+        ("Write a function that reverses a string", ("abc",), "cba"),
+        ("Write a function that adds two numbers", (2, 3), 5),
+        ("Compute the factorial", (5,), 120),
+        ("Give me the fibonacci numbers", (10,), 55),
+        ("Check whether a number is prime", (7,), True),
+        ("Is it a palindrome?", ("A man, a plan, a canal: Panama",), True),
+        ("Sort a list", ([3, 1, 2],), [1, 2, 3]),
+        ("Count the vowels", ("banana",), 3),
+        ("Count the words of a text", ("one two three",), 3),
+        ("Write a sum function", ([1, 2, 3],), 6),
+        ("Return the sum of a list", ([1, 2, 3],), 6),
+        ("Write a max function", ([1, 3, 2],), 3),
+        ("Say hello", (), "Hello, world!"),
+    ],
+)
+def test_what_beginners_ask_for_runs_and_is_right(prompt, given_, expected):
+    names: dict[str, object] = {}
+    exec(code_for(prompt), names)
+    (function,) = [value for name, value in names.items() if name != "__builtins__"]
+    assert function(*given_) == expected
+
+
+def test_what_it_cannot_write_it_says_instead_of_inventing():
+    names: dict[str, object] = {}
+    exec(code_for("Parse the weather report"), names)
+    with pytest.raises(NotImplementedError, match="sandbox"):
+        names["parse_weather_report"](1, 2)
+
+
+# Classification.
+
+
+def test_at_least_eight_of_ten_obvious_texts_get_their_category():
+    right = [best_category(text, categories) == category for text, categories, category in OBVIOUS]
+    assert sum(right) >= 8
+
+
+def test_the_order_of_the_categories_decides_nothing():
+    for text, categories, _ in OBVIOUS:
+        assert len({best_category(text, order) for order in permutations(categories)}) == 1
+
+
+@given(
+    st.text(max_size=60),
+    st.lists(st.text(min_size=1, max_size=12), min_size=2, max_size=6, unique=True),
+    st.randoms(),
+)
+def test_the_order_decides_nothing_even_where_the_text_says_nothing(text, categories, chance):
+    shuffled = list(categories)
+    chance.shuffle(shuffled)
+    assert best_category(text, categories) == best_category(text, shuffled)
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [
+        ["null", "true"],
+        ["42", "3.5"],
+        ['{"category": "x"}', "[]"],
+        ['"quoted"', '"other"'],
+        ['{"a": 1}', "{}"],
+        ["plain", "words"],
+    ],
+    ids=json.dumps,
+)
+def test_categories_that_look_like_json_are_categories(categories):
+    for category in categories:
+        ask = Ask(Task.CLASSIFY, f"About {category}", 0.0, tuple(categories))
+        assert read_reply(ask, said(ask)) in categories
+
+
+@given(
+    st.text(max_size=40),
+    st.lists(
+        st.text(max_size=20).filter(str.strip), min_size=1, max_size=6, unique_by=lambda name: name.strip()
+    ),
+)
+def test_any_classification_is_one_of_the_categories(text, categories):
+    ask = Ask(Task.CLASSIFY, text, 0.0, tuple(categories))
+    assert read_reply(ask, said(ask)) in categories
+
+
+# In the house.
+
+
+@pytest.mark.parametrize(
+    ("task", "body"),
+    [
+        ("text", {"prompt": "Hello"}),
+        ("code", {"prompt": "Add two numbers"}),
+        ("classify", {"text": "I love it", "categories": ["positive", "negative"]}),
+    ],
+)
+def test_every_task_is_free_marked_and_the_same_each_time(sandbox, task, body):
+    first = sandbox.post(task, body, Cache_Control="no-store")
+    second = sandbox.post(task, body, Cache_Control="no-store")
+    assert first.status_code == 200
+    assert first.get_json() == second.get_json()
+    for response in (first, second, sandbox.post(task, body), sandbox.post(task, body)):
+        assert (response.headers["X-Provider"], response.headers["X-Model"]) == ("sandbox", MODEL)
+        assert {response.headers[f"X-Cost-{name}"] for name in COST_HEADERS} == {"0.000000000"}
+        assert "X-Cost-Known" not in response.headers
+        assert int(response.headers["X-Tokens-Input"]) > 0
+        assert response.headers["X-Tokens-Estimated"] == "true"
+    assert response.headers["X-Cache-Status"] == "hit"
+    assert sandbox.services.tracker.overall_nano == 0
+
+
+def test_no_call_leaves_the_machine(sandbox, upstream):
+    sandbox.post("text", {"prompt": "Hello"})
+    assert upstream.connections == 0
+    assert sandbox.client.get("/api/v1/health").get_json()["mode"] == "sandbox"
+
+
+def test_a_model_that_the_sandbox_has_not_is_refused_with_the_one_that_it_has(sandbox):
+    response = sandbox.post("text", {"prompt": "Hello", "model": "gemini-3.1-flash-lite"})
+    assert (response.status_code, response.get_json()["field"]) == (400, "model")
+    assert MODEL in response.get_json()["error"]
+    assert sandbox.post("text", {"prompt": "Hello", "model": MODEL}).status_code == 200
+    with pytest.raises(ModelUnknown):
+        SandboxProvider().models("gpt")
+
+
+def test_a_key_leaves_no_way_into_the_sandbox(make_house, upstream):
+    house = make_house()
+    upstream.script("forbidden")
+    response = house.post("text", {"prompt": "Hello"})
+    assert response.status_code == 502
+    assert house.client.get("/api/v1/health").get_json()["mode"] == "live"
+
+
+def test_chance_plays_no_part():
+    random.seed(1)
+    first = [said(Ask(Task.TEXT, "Hello", 0.0)), code_for("sort it"), best_category("x", ["a", "b"])]
+    random.seed(2)
+    assert first == [said(Ask(Task.TEXT, "Hello", 0.0)), code_for("sort it"), best_category("x", ["a", "b"])]

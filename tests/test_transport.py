@@ -1,0 +1,189 @@
+"""The wire below the client: no call outlives its time, no reply its size, and nothing leads elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpcore
+import httpx
+import pytest
+
+from providers.transport import MAX_REPLY_BYTES, BoundedTransport, ReplyTooLarge
+from tests.cache_contract import run_together
+from tests.upstream import Fault, Tokens, Upstream
+
+BODY = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
+
+
+@pytest.fixture
+def clients() -> Iterator[Any]:
+    """Builds bare HTTP clients on a BoundedTransport."""
+    built: list[httpx.Client] = []
+
+    def build(connections: int = 4, **options: Any) -> httpx.Client:
+        built.append(httpx.Client(transport=BoundedTransport(connections, **options), trust_env=False))
+        return built[-1]
+
+    yield build
+    for client in built:
+        client.close()
+
+
+def ask(
+    client: httpx.Client, upstream: Upstream, method: str = "generateContent", seconds: float = 5.0
+) -> Any:
+    url = f"{upstream.url}/v1beta/models/gemini-test:{method}"
+    return client.post(url, json=BODY, headers={"x-goog-api-key": "any-key"}, timeout=seconds)
+
+
+def test_a_good_reply_comes_through_whole(clients, upstream):
+    client = clients()
+    reply = ask(client, upstream)
+    assert reply.status_code == 200
+    assert reply.json()["usageMetadata"]["promptTokenCount"] > 0
+    assert client._transport.last_body() == reply.content
+
+
+def test_connections_are_kept_and_never_more_than_allowed(clients, upstream):
+    client = clients(3)
+    upstream.latency = 0.02
+    replies = run_together(12, lambda _: ask(client, upstream).status_code)
+    assert replies == [200] * 12
+    assert upstream.connections <= 3
+    assert upstream.max_in_flight <= 3
+
+
+def test_a_dripping_reply_ends_with_the_time_of_the_whole_call(clients, upstream):
+    """Each single read is well within the timeout; together they are not."""
+    upstream.script(Fault("drip", seconds=0.05))
+    began = time.monotonic()
+    with pytest.raises(httpcore.ReadTimeout):
+        ask(clients(), upstream, seconds=0.4)
+    assert 0.3 < time.monotonic() - began < 0.9
+
+
+def test_the_time_of_a_call_is_counted_on_the_given_clock(clients, upstream):
+    """A minute passes with each look at the clock, so the third read is too late although no time went by."""
+    now = [0.0]
+
+    def minutes() -> float:
+        now[0] += 60
+        return now[0]
+
+    upstream.script(Fault("drip", seconds=0.001))
+    with pytest.raises((httpcore.TimeoutException, httpx.TimeoutException)):
+        ask(clients(timer=minutes), upstream, seconds=300.0)
+
+
+def test_a_hanging_reply_ends_in_time(clients, upstream):
+    upstream.script(Fault("hang"))
+    began = time.monotonic()
+    with pytest.raises(httpcore.ReadTimeout):
+        ask(clients(), upstream, seconds=0.2)
+    assert time.monotonic() - began < 0.7
+
+
+def test_the_time_of_one_call_does_not_end_another_on_the_same_thread(clients, upstream):
+    client = clients()
+    assert ask(client, upstream, seconds=0.2).status_code == 200
+    time.sleep(0.25)
+    assert ask(client, upstream, seconds=5.0).status_code == 200
+    assert upstream.connections == 1
+
+
+def test_the_time_of_one_call_does_not_end_another_on_another_thread(clients, upstream):
+    client = clients()
+    slow_began = threading.Event()
+    upstream.script(Fault("slow", seconds=0.5), Fault("hang"))
+
+    def act(index: int) -> Any:
+        if index == 0:
+            slow_began.set()
+            return ask(client, upstream, seconds=5.0).status_code
+        slow_began.wait(5)
+        while not upstream.in_flight:
+            time.sleep(0.001)
+        with pytest.raises(httpcore.ReadTimeout):
+            ask(client, upstream, seconds=0.1)
+        return "cut"
+
+    assert run_together(2, act) == [200, "cut"]
+
+
+@pytest.mark.parametrize("fault", ["huge", "gzip_bomb"])
+def test_a_reply_above_the_limit_is_refused_and_its_place_in_the_pool_is_free_again(clients, upstream, fault):
+    client = clients(1)
+    for _ in range(3):
+        upstream.script(fault)
+        with pytest.raises(ReplyTooLarge):
+            ask(client, upstream)
+    assert ask(client, upstream).status_code == 200
+
+
+def test_a_reply_of_undeclared_length_is_cut_at_the_limit(clients, upstream):
+    client = clients(1, max_bytes=600)
+    with pytest.raises(ReplyTooLarge):
+        ask(client, upstream, "streamGenerateContent?alt=sse")
+    assert len(client._transport.last_body()) <= 600
+    upstream.script(Fault("says", text="ok", usage=Tokens(prompt=1)))
+    assert ask(client, upstream).status_code == 200
+
+
+def test_the_limit_is_the_last_byte_that_passes(clients, upstream):
+    said = Fault("says", text="word " * 20, usage=Tokens(prompt=1))
+    upstream.script(said, said, said)
+    size = len(ask(clients(), upstream).content)
+    assert ask(clients(max_bytes=size), upstream).status_code == 200
+    with pytest.raises(ReplyTooLarge):
+        ask(clients(max_bytes=size - 1), upstream)
+
+
+def test_no_answer_of_a_model_is_as_long_as_the_limit():
+    assert MAX_REPLY_BYTES == 8 * 1024 * 1024
+
+
+def test_a_redirect_is_a_reply_and_leads_nowhere(clients, upstream):
+    upstream.script("redirect")
+    reply = ask(clients(), upstream)
+    assert reply.status_code == 302
+    assert [call.method for call in upstream.journal] == ["generate"]
+
+
+def test_a_packed_reply_is_never_asked_for_nor_unpacked(clients, upstream):
+    upstream.script(Fault("ok", headers=(("Content-Encoding", "deflate"),)))
+    with pytest.raises(ReplyTooLarge):
+        ask(clients(), upstream)
+    request = httpx.Request("GET", upstream.url, headers={"Accept-Encoding": "gzip, br"})
+    clients()._transport.handle_request(request).close()
+    assert request.headers["Accept-Encoding"] == "identity"
+
+
+def test_proxies_of_the_environment_are_unknown_here(clients, upstream, monkeypatch):
+    for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert ask(clients(), upstream).status_code == 200
+
+
+def test_the_last_body_is_that_of_this_threads_last_call(clients, upstream):
+    client = clients(8)
+
+    def act(_: int) -> bool:
+        own = [ask(client, upstream).content == client._transport.last_body() for _ in range(5)]
+        return all(own)
+
+    assert run_together(8, act) == [True] * 8
+    upstream.script("reset_before")
+    with pytest.raises(httpcore.NetworkError):
+        ask(client, upstream)
+    assert client._transport.last_body() == b""
+
+
+def test_a_lost_connection_is_said_at_once(clients, upstream):
+    upstream.script("cut_body")
+    with pytest.raises(httpcore.RemoteProtocolError):
+        ask(clients(), upstream)
+    with pytest.raises(httpcore.ConnectError):
+        clients().post("http://127.0.0.1:9/", json=BODY, timeout=2)
