@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -27,6 +28,9 @@ LIBRARY_SWITCHES = (
     "LANGSMITH_TRACING_V2",
     "LANGCHAIN_TRACING_V2",
 )
+
+
+_ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
 class ConfigError(ValueError):
@@ -97,12 +101,24 @@ def _rates(name: str, raw: str) -> str:
 
 
 def _base_url(name: str, raw: str) -> str:
-    parts = urlsplit(raw)
-    if parts.scheme == "https" and parts.hostname:
-        return raw.rstrip("/")
-    if parts.scheme == "http" and parts.hostname in LOOPBACK:
+    try:
+        parts = urlsplit(raw)
+        fine = bool(parts.hostname) and parts.username is None and (parts.port is None or parts.port > 0)
+    except ValueError:
+        fine = False
+    if fine and (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)):
         return raw.rstrip("/")
     raise ConfigError(f"{name} must be an https:// address; http:// is allowed for this machine only.")
+
+
+def _origins(name: str, raw: str) -> tuple[str, ...]:
+    origins = _names(name, raw)
+    if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+        raise ConfigError(
+            f"{name} must list origins such as https://app.example.org, each by name: a pattern or `*` would let "
+            "strange web pages spend your budget."
+        )
+    return origins
 
 
 def _open_only(name: str, raw: str) -> str:
@@ -141,7 +157,7 @@ class Settings:
     allow_anonymous: bool = setting(False, _yes_or_no)
     trusted_proxies: int = setting(0, _whole(0, 10))
     trusted_hosts: tuple[str, ...] = setting((), _names)
-    cors_origins: tuple[str, ...] = setting((), _names)
+    cors_origins: tuple[str, ...] = setting((), _origins)
 
     cache_max_size: int = setting(1000, _whole(1, 10_000_000))
     cache_ttl_seconds: float = setting(3600.0, _seconds(0, 31_536_000))
@@ -171,7 +187,7 @@ class Settings:
     def accepted_hosts(self) -> tuple[str, ...] | None:
         """Host names that requests may carry; on this machine only its own names, so no page can rebind them."""
         if self.trusted_hosts:
-            return self.trusted_hosts
+            return tuple(name.lower() for name in self.trusted_hosts)
         return ("localhost", "127.0.0.1", "[::1]") if self.on_loopback else None
 
     @property
@@ -183,7 +199,7 @@ class Settings:
 def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None = ROOT / ".env") -> Settings:
     """Settings from the environment, then `.env`, then the defaults. An empty value means the default."""
     environ = os.environ if environ is None else environ
-    written = dotenv_values(dotenv) if dotenv and dotenv.is_file() else {}
+    written = _written(dotenv)
     values: dict[str, Any] = {}
     for entry in fields(Settings):
         name = entry.name.upper()
@@ -191,6 +207,17 @@ def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None 
         if raw:
             values[entry.name] = entry.metadata["read"](name, raw)
     return _checked(Settings(**values))
+
+
+def _written(dotenv: Path | None) -> Mapping[str, str | None]:
+    if dotenv is None or not dotenv.is_file():
+        return {}
+    try:
+        return dotenv_values(dotenv)
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(
+            "The file .env cannot be read as UTF-8 text. Write it anew from .env.example."
+        ) from None
 
 
 def _checked(settings: Settings) -> Settings:
@@ -201,10 +228,6 @@ def _checked(settings: Settings) -> Settings:
     if settings.gemini_base_url and not settings.google_api_key:
         raise ConfigError(
             "GEMINI_BASE_URL needs GOOGLE_API_KEY beside it; any value will do for a test server."
-        )
-    if "*" in settings.cors_origins:
-        raise ConfigError(
-            "CORS_ORIGINS must list origins by name; `*` would let every web page spend your budget."
         )
     return settings
 

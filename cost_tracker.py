@@ -280,7 +280,9 @@ class CostTracker:
         output = Path(output_file)
         output.parent.mkdir(parents=True, exist_ok=True)
         part = output.with_name(output.name + ".part")
-        part.write_text(json.dumps([asdict(record) for record in kept], indent=1), encoding="utf-8")
+        part.write_text(
+            json.dumps([asdict(record) for record in kept], indent=1, default=str), encoding="utf-8"
+        )
         part.replace(output)
         return len(kept)
 

@@ -40,6 +40,13 @@ class Blocked(PlatformError):
     sentence = "This request looks like an attack and was refused. Remove unusual characters from path, query and headers."
 
 
+class UnknownHost(PlatformError):
+    status, code = 400, "unknown_host"
+    sentence = (
+        "This Host is not served here. Call the address that your operator gave, or add it to TRUSTED_HOSTS."
+    )
+
+
 class Overloaded(PlatformError):
     status, code = 503, "overloaded"
     sentence = "The platform is at its capacity. Wait as long as Retry-After says, then try again."

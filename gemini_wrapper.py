@@ -35,6 +35,8 @@ REFUSALS = frozenset(
 )
 # These models ignore a temperature; the client library warns on each call that sends one.
 FIXED_SAMPLING = frozenset({"gemini-3.5-flash-lite", "gemini-3.6-flash"})
+# The client counts whole milliseconds, and takes zero of them for no limit.
+LEAST_TIMEOUT = 0.001
 RETIRED_SECONDS = 300.0
 
 
@@ -127,7 +129,10 @@ def _messages(call: Call) -> list[tuple[str, str]]:
 
 
 def _options(call: Call) -> dict[str, Any]:
-    options: dict[str, Any] = {"max_output_tokens": call.max_tokens, "timeout": call.seconds}
+    options: dict[str, Any] = {
+        "max_output_tokens": call.max_tokens,
+        "timeout": max(call.seconds, LEAST_TIMEOUT),
+    }
     if call.model not in FIXED_SAMPLING:
         options["temperature"] = call.wording.temperature
     if call.wording.schema is not None:

@@ -254,6 +254,7 @@ class RateLimitCache(LRUCache):
     ) -> None:
         super().__init__(max_size, default_ttl, timer=timer)
         self._overflow: dict[float, _Window] = {}
+        self._spans: set[float] = set()
         self._windows = self._overflow_hits = 0
 
     def increment_count(self, key: Hashable, window_size: float = 60) -> int:
@@ -295,6 +296,12 @@ class RateLimitCache(LRUCache):
         age, count = self.window(key, window_size)
         return window_size - age if count else 0.0
 
+    def forget(self, key: Hashable) -> None:
+        """Drop the counters of one key, of every window size that is in use."""
+        with self._lock:
+            for span in self._spans:
+                self._remove((_WINDOW, key, span))
+
     def clear(self) -> None:
         """Drop every item and every counter, the overflow included."""
         with self._lock:
@@ -325,6 +332,7 @@ class RateLimitCache(LRUCache):
             self._overflow_hits += 1
             return self._overflow.setdefault(span, _Window(span, now))
         self._windows += 1
+        self._spans.add(span)
         self._entries[name] = window = _Window(span, now)
         return window
 

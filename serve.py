@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
+from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
+from waitress.task import WSGITask
 
 from config import ConfigError, Settings
 from services import Load, Services
@@ -81,6 +83,8 @@ def open_server(app: Flask, settings: Settings) -> BaseWSGIServer:
         server = create_server(app, **options)
     except OSError as error:
         raise ConfigError(f"HOST and PORT cannot be bound ({error.strerror}). Choose another PORT.") from None
+    except ValueError:
+        raise ConfigError("HOST must be an address or a name of this machine.") from None
     if not isinstance(server, BaseWSGIServer):
         raise ConfigError("HOST must be one address; this name stands for several.")
     return server
@@ -113,8 +117,25 @@ Swagger: {base}/swagger/   Health: {base}/api/v1/health   Stop: Ctrl-C
 """
 
 
+def close_after_reply(server: BaseWSGIServer, load: Load) -> None:
+    """While draining, each connection ends with its reply, or a busy client would keep the process for ever."""
+
+    class Task(WSGITask):  # type: ignore[misc]  # waitress ships no types
+        def build_response_header(self) -> bytes:
+            if load.draining:
+                self.request.headers["CONNECTION"] = "close"  # as if the client had asked for it
+            header: bytes = super().build_response_header()
+            return header
+
+    class Channel(HTTPChannel):  # type: ignore[misc]  # waitress ships no types
+        task_class = Task
+
+    server.channel_class = Channel
+
+
 def serve_until_told(server: BaseWSGIServer, load: Load, drain_seconds: float) -> None:
     """Run; on SIGTERM or Ctrl-C stop listening, let what has arrived be answered, then return."""
+    close_after_reply(server, load)
 
     def stop_listening() -> None:  # runs inside the I/O loop, where the sockets may be touched
         known = -1

@@ -81,6 +81,11 @@ class Ask:
     reads_cache: bool = True
     writes_cache: bool = True
 
+    @property
+    def text_field(self) -> str:
+        """The field in which callers send the text."""
+        return "text" if self.task is Task.CLASSIFY else "prompt"
+
 
 @dataclass(frozen=True, slots=True)
 class Wording:
@@ -155,7 +160,8 @@ def category_schema(categories: tuple[str, ...]) -> dict[str, Any]:
 def read_reply(ask: Ask, text: str) -> str | None:
     """The answer in a model's reply, or None where it is not one that the task allows."""
     if ask.task is Task.CLASSIFY:
-        return match_category(_named_category(text), ask.categories)
+        bare = text.strip()
+        return bare if bare in ask.categories else match_category(_named_category(text), ask.categories)
     if ask.task is Task.CODE:
         return unfence(text)
     return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,7 @@ class LRUStorage(Storage, MovingWindowSupport):
         return None
 
     def clear(self, key: str) -> None:
-        self._cache.delete(key)
+        self._cache.forget(key)
 
 
 def caller_key() -> str:
@@ -79,9 +80,12 @@ def caller_of(address: str) -> str:
     if ":" not in address:
         return address
     try:
-        return str(ipaddress.ip_network(f"{address.split('%')[0]}/64", strict=False))
+        known = ipaddress.IPv6Address(address.split("%")[0])
     except ValueError:
         return address
+    if known.ipv4_mapped is not None:
+        return str(known.ipv4_mapped)
+    return str(ipaddress.ip_network((known, 64), strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +117,27 @@ class Limits:
         self._reads = tuple(parse_many(settings.rate_limit_reads))
 
     def charge(self, caller: str, route: str, method: str) -> Allowance:
-        """What is left after this request. Raises RateLimited."""
-        left = [
-            self._charge(item, caller, route) for item in (self._tasks if method == "POST" else self._reads)
-        ]
-        return min(left, key=lambda allowance: allowance.remaining)
-
-    def _charge(self, item: RateLimitItem, caller: str, route: str) -> Allowance:
+        """What is left after this request. Raises RateLimited, and then charges nothing."""
+        items = self._tasks if method == "POST" else self._reads
         strategy = self._limiter.limiter
-        admitted = strategy.hit(item, caller, route)
-        reset_at, remaining = strategy.get_window_stats(item, caller, route)
+        if len(items) > 1 and not all(strategy.test(item, caller, route) for item in items):
+            raise RateLimited(self._worst(items, caller, route))
+        if not all(strategy.hit(item, caller, route) for item in items):
+            raise RateLimited(self._worst(items, caller, route))
+        if len(items) == 1:
+            return self._left(items[0], caller, route)
+        return min((self._left(item, caller, route) for item in items), key=lambda left: left.remaining)
+
+    def _worst(self, items: Sequence[RateLimitItem], caller: str, route: str) -> Allowance:
+        """Of the limits that are used up, the one that takes longest to let the caller in again."""
+        every = [self._left(item, caller, route) for item in items]
+        used_up = [left for left in every if left.remaining <= 0]
+        return max(used_up or every, key=lambda left: left.reset)
+
+    def _left(self, item: RateLimitItem, caller: str, route: str) -> Allowance:
+        reset_at, remaining = self._limiter.limiter.get_window_stats(item, caller, route)
         reset = min(max(1, math.ceil(reset_at - time.time())), item.get_expiry())
-        allowance = Allowance(item.amount, remaining, reset)
-        if not admitted:
-            raise RateLimited(allowance)
-        return allowance
+        return Allowance(item.amount, remaining, reset)
 
 
 class RateLimited(PlatformError):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from errors import InvalidReply, ModelGone, ModelUnknown, UpstreamFault
+from errors import InvalidReply, ModelGone, ModelUnknown, PromptTooLong, UpstreamFault
 from providers.retry import RetryPolicy
 from tasks import Ask, Usage, Wording, read_reply, word
 
@@ -121,6 +121,9 @@ def _reply_from(provider: Provider, ask: Ask, wording: Wording, meter: Meter, te
         except ModelGone as fault:
             provider.retired(model)
             gone = fault
+        except PromptTooLong as fault:
+            fault.field = ask.text_field
+            raise
     if ask.model is not None:
         raise ModelUnknown(field="model") from gone
     raise gone or ModelGone()

@@ -68,9 +68,10 @@ class GatedProvider:
 
     def call(self, call: Call) -> Reply:
         with self._gate.call(call.seconds) as seconds:
-            began, outcome = self._timer(), "ok"
+            began, outcome = self._timer(), "bug"
             try:
                 reply = self._provider.call(replace(call, seconds=seconds))
+                outcome = "ok"
             except UpstreamFault as fault:
                 outcome = fault.code
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from errors import (
 
 TRANSIENT_STATUS = frozenset({408, 500, 502, 503, 504, 529})
 QUOTA_RESETS_SECONDS = 3600.0
+LONGEST_DELAY_SECONDS = 86_400.0
 
 
 @functools.cache
@@ -32,24 +34,27 @@ def client_failures() -> tuple[type[Exception], ...]:
 
     wire = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, ReplyTooLarge)
     # The client assumes the shape of a reply, so one of another shape fails wherever it is first touched.
-    shape = (ValueError, TypeError, AttributeError, LookupError)
+    shape = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
     return (*wire, APIError, ChatGoogleGenerativeAIError, *shape)
 
 
 def fault_of(error: Exception) -> UpstreamFault:
     """The fault behind a client library's exception: by class, status and structured code, never by text."""
-    status, details = _status_and_details(error)
+    status, details, headers = _status_and_details(error)
     if status is not None:
-        return _fault_of_status(error, status, details)
+        return _fault_of_status(error, status, details, headers)
     return _fault_of_wire(error)
 
 
-def _status_and_details(error: BaseException) -> tuple[int | None, list[Mapping[str, Any]]]:
+def _status_and_details(
+    error: BaseException,
+) -> tuple[int | None, list[Mapping[str, Any]], Mapping[str, str]]:
     for source in (error, error.__cause__):  # some of the library's errors keep the status on their cause
         status = getattr(source, "code", None)
         if isinstance(status, int):
-            return status, list(_google_details(getattr(source, "details", None)))
-    return None, []
+            headers = getattr(getattr(source, "response", None), "headers", None) or {}
+            return status, list(_google_details(getattr(source, "details", None))), headers
+    return None, [], {}
 
 
 def _google_details(body: Any) -> Iterator[Mapping[str, Any]]:
@@ -60,41 +65,54 @@ def _google_details(body: Any) -> Iterator[Mapping[str, Any]]:
             yield detail
 
 
-def _fault_of_status(error: Exception, status: int, details: list[Mapping[str, Any]]) -> UpstreamFault:
+def _fault_of_status(
+    error: Exception, status: int, details: list[Mapping[str, Any]], headers: Mapping[str, str]
+) -> UpstreamFault:
     from langchain_core.exceptions import ContextOverflowError
 
     detail = f"gemini answered {status}"
     if isinstance(error, ContextOverflowError):
         return PromptTooLong(detail=detail)
     if status == 429:
-        return _fault_of_limit(details, detail)
+        return _fault_of_limit(details, _retry_delay(details, headers), detail)
     if status == 404:
         return ModelGone(detail=detail)
     return UpstreamFault(transient=status in TRANSIENT_STATUS, detail=detail)
 
 
-def _fault_of_limit(details: list[Mapping[str, Any]], detail: str) -> UpstreamFault:
-    delay = _retry_delay(details)
-    if any("PerDay" in str(violation) for violation in _quota_violations(details)):
+def _fault_of_limit(details: list[Mapping[str, Any]], delay: float | None, detail: str) -> UpstreamFault:
+    if any("PerDay" in quota for quota in _quota_violations(details)):
         return UpstreamQuotaExhausted(delay=QUOTA_RESETS_SECONDS if delay is None else delay, detail=detail)
     return UpstreamRateLimited(transient=True, delay=delay, detail=detail)
 
 
-def _quota_violations(details: list[Mapping[str, Any]]) -> Iterator[Any]:
+def _quota_violations(details: list[Mapping[str, Any]]) -> Iterator[str]:
     for detail in details:
-        if str(detail.get("@type", "")).endswith("google.rpc.QuotaFailure"):
-            for violation in detail.get("violations") or ():
-                yield violation.get("quotaId", "") if isinstance(violation, dict) else ""
+        violations = detail.get("violations")
+        if _is(detail, "QuotaFailure") and isinstance(violations, list):
+            yield from (str(one.get("quotaId", "")) for one in violations if isinstance(one, dict))
 
 
-def _retry_delay(details: list[Mapping[str, Any]]) -> float | None:
-    for detail in details:
-        if str(detail.get("@type", "")).endswith("google.rpc.RetryInfo"):
-            try:
-                return max(0.0, float(str(detail.get("retryDelay", "")).removesuffix("s")))
-            except ValueError:
-                return None
+def _retry_delay(details: list[Mapping[str, Any]], headers: Mapping[str, str]) -> float | None:
+    """Seconds that the provider asks to wait, in its details or else in the header, or None."""
+    told = [detail.get("retryDelay") for detail in details if _is(detail, "RetryInfo")]
+    for text in (*told, headers.get("Retry-After")):
+        seconds = _seconds(str(text or "").removesuffix("s"))
+        if seconds is not None:
+            return seconds
     return None
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return min(seconds, LONGEST_DELAY_SECONDS) if seconds >= 0 and math.isfinite(seconds) else None
+
+
+def _is(detail: Mapping[str, Any], kind: str) -> bool:
+    return str(detail.get("@type", "")).endswith(f"google.rpc.{kind}")
 
 
 def _fault_of_wire(error: Exception) -> UpstreamFault:

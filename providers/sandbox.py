@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import json
 import keyword
 import re
 from collections import Counter
@@ -89,7 +91,8 @@ class SandboxProvider:
 
 def _answer(wording: Wording) -> str:
     if wording.schema is not None:
-        return best_category(wording.text, wording.schema["properties"]["category"]["enum"])
+        chosen = best_category(wording.text, wording.schema["properties"]["category"]["enum"])
+        return json.dumps({"category": chosen})
     if wording.system == CODE_WORDING:
         return code_for(wording.text)
     return (
@@ -118,13 +121,13 @@ def code_for(prompt: str) -> str:
 def _function_name(prompt: str) -> str:
     words = [word for word in re.findall(r"[a-z]+", prompt.lower()) if word not in _FILLER]
     name = "_".join(words[:3])[:40] or "answer"
-    return f"{name}_" if keyword.iskeyword(name) else name
+    return f"{name}_" if keyword.iskeyword(name) or hasattr(builtins, name) else name
 
 
 def best_category(text: str, categories: Sequence[str]) -> str:
-    """The category whose name and meaning share the most with the text; the earlier one on a tie."""
+    """The category whose name and meaning share the most with the text, whatever their order."""
     words = Counter(_stem(word) for word in _WORD.findall(text.lower()))
-    return max(categories, key=lambda category: _score(words, category, text.lower()))
+    return max(sorted(categories), key=lambda category: _score(words, category, text.lower()))
 
 
 def _score(words: Counter[str], category: str, text: str) -> float:

@@ -51,7 +51,12 @@ def test_two_apps_in_one_process_share_nothing(make_house):
 def test_the_module_offers_an_app_that_is_ready():
     code = "from app import app; print(app.test_client().get('/api/v1/health/live').status_code)"
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={"GOOGLE_API_KEY": ""}, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"GOOGLE_API_KEY": ""},
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert (run.stdout, run.returncode) == ("200\n", 0), run.stderr
 
@@ -67,7 +72,9 @@ def test_a_callers_request_id_is_kept(sandbox, given):
     assert {event["request_id"] for event in events(sandbox)} == {given}
 
 
-@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a/b", "é", "a;b", "<b>", "a\tb", "{}", "a,b", '"a"'])
+@pytest.mark.parametrize(
+    "given", ["", "x" * 129, "a b", "a/b", "é", "a;b", "<b>", "a\tb", "{}", "a,b", '"a"']
+)
 def test_a_request_id_that_is_none_is_replaced(sandbox, given):
     response = sandbox.client.get("/nowhere", headers={"X-Request-ID": given})
     (kept,) = response.headers.getlist("X-Request-ID")
@@ -123,14 +130,16 @@ def test_a_redirect_within_the_house_never_leads_out_of_it(sandbox):
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "localhost:5000", "127.0.0.1", "127.0.0.1:5000", "LocalHost:5000", "[::1]:5000", "[::1]"]
+    "host",
+    ["localhost", "localhost:5000", "127.0.0.1", "127.0.0.1:5000", "LocalHost:5000", "[::1]:5000", "[::1]"],
 )
 def test_the_names_of_this_machine_are_accepted(sandbox, host):
     assert sandbox.client.get(HEALTH, headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "evil.localhost", "localhost@evil.example", "0.0.0.0", "a b"]
+    "host",
+    ["evil.example", "127.0.0.1.evil.example", "evil.localhost", "localhost@evil.example", "0.0.0.0", "a b"],
 )
 def test_another_host_is_refused_so_that_no_web_page_can_rebind_its_name(sandbox, host):
     for path in (HEALTH, "/nowhere"):
@@ -140,7 +149,9 @@ def test_another_host_is_refused_so_that_no_web_page_can_rebind_its_name(sandbox
 
 
 def test_trusted_hosts_takes_the_place_of_the_default(make_house):
-    house = make_house(google_api_key="", gemini_base_url="", trusted_hosts=("llm.example.org", ".inner.example.org"))
+    house = make_house(
+        google_api_key="", gemini_base_url="", trusted_hosts=("llm.example.org", ".inner.example.org")
+    )
     for host, status in (
         ("llm.example.org", 200),
         ("a.inner.example.org:8443", 200),
@@ -164,7 +175,7 @@ def test_no_origin_is_allowed_by_default(sandbox):
     for method in ("GET", "POST", "OPTIONS"):
         headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
         response = sandbox.client.open(TEXT, method=method, headers=headers)
-        assert not [name for name in response.headers.keys() if name.startswith("Access-Control")]
+        assert not [name for name, _ in response.headers if name.startswith("Access-Control")]
 
 
 @pytest.fixture
@@ -182,7 +193,13 @@ def test_a_listed_origin_may_call_and_read_our_headers(open_to_origin):
         assert response.headers.getlist("Access-Control-Allow-Origin") == [ORIGIN]
         assert "Origin" in response.headers["Vary"]
         exposed = {name.strip() for name in response.headers["Access-Control-Expose-Headers"].split(",")}
-        assert {"X-Request-ID", "X-Cost-Total", "X-Cache-Status", "RateLimit-Remaining", "Retry-After"} <= exposed
+        assert {
+            "X-Request-ID",
+            "X-Cost-Total",
+            "X-Cache-Status",
+            "RateLimit-Remaining",
+            "Retry-After",
+        } <= exposed
         assert "Access-Control-Allow-Credentials" not in response.headers
 
 
@@ -202,19 +219,22 @@ def test_a_preflight_of_a_listed_origin_is_answered(open_to_origin):
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", f"{ORIGIN}.evil.example", "http://app.example.org", f"{ORIGIN}:8443"]
+    "origin",
+    ["https://evil.example", "null", f"{ORIGIN}.evil.example", "http://app.example.org", f"{ORIGIN}:8443"],
 )
 def test_another_origin_gets_nothing(open_to_origin, origin):
     headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     for method in ("POST", "OPTIONS"):
         response = open_to_origin.client.open(TEXT, method=method, headers=headers)
-        assert not [name for name in response.headers.keys() if name.startswith("Access-Control-Allow")]
+        assert not [name for name, _ in response.headers if name.startswith("Access-Control-Allow")]
 
 
 def test_where_origins_are_listed_every_reply_says_that_it_varies_by_origin(open_to_origin):
     """Else a cache on the way could hand the reply for one origin to another."""
     for headers in ({"Origin": ORIGIN}, {"Origin": "https://evil.example"}, {}):
-        assert "Origin" in open_to_origin.client.get("/api/v1/stats", headers=headers).headers.get("Vary", ""), headers
+        assert "Origin" in open_to_origin.client.get("/api/v1/stats", headers=headers).headers.get(
+            "Vary", ""
+        ), headers
 
 
 # Two lines for each request.
@@ -254,7 +274,9 @@ KINDS = {
 
 @pytest.mark.parametrize(("act", "status", "code"), KINDS.values(), ids=KINDS)
 def test_each_request_leaves_one_start_and_one_end_and_a_failure_its_code(make_house, act, status, code):
-    house = make_house(google_api_key="", gemini_base_url="", threat_mode="block", rate_limit_reads="2 per minute")
+    house = make_house(
+        google_api_key="", gemini_base_url="", threat_mode="block", rate_limit_reads="2 per minute"
+    )
     response = act(house)
     response.close()
     assert response.status_code == status
@@ -272,7 +294,9 @@ def test_each_request_leaves_one_start_and_one_end_and_a_failure_its_code(make_h
 
 
 def test_a_line_says_who_asked_for_what_and_when(sandbox):
-    sandbox.client.get("/nowhere/x", headers={"User-Agent": "me/1"}, environ_base={"REMOTE_ADDR": "192.0.2.7"})
+    sandbox.client.get(
+        "/nowhere/x", headers={"User-Agent": "me/1"}, environ_base={"REMOTE_ADDR": "192.0.2.7"}
+    )
     start, end = events(sandbox)
     assert (start["address"], start["method"], start["path"]) == ("192.0.2.7", "GET", "/nowhere/x")
     assert start["user_agent"] == "me/1"
@@ -281,8 +305,8 @@ def test_a_line_says_who_asked_for_what_and_when(sandbox):
 
 
 def test_a_callers_text_can_not_forge_a_line_and_is_not_logged(sandbox):
-    bad = "x\r\n{\"event\": \"FORGED\"}\u2028\u0085\x1b[2J\u202e"
-    sandbox.client.get(f"/{bad}", headers={"User-Agent": "a{\"event\": \"FORGED\"}\x1b[2J"})
+    bad = 'x\r\n{"event": "FORGED"}\u2028\u0085\x1b[2J\u202e'
+    sandbox.client.get(f"/{bad}", headers={"User-Agent": 'a{"event": "FORGED"}\x1b[2J'})
     sandbox.post("text", {"prompt": f"my secret prompt {bad}"})
     sandbox.post("text", {"prompt": "my secret prompt", "model": 5})
     for path in Path(sandbox.settings.log_dir).iterdir():
@@ -290,6 +314,30 @@ def test_a_callers_text_can_not_forge_a_line_and_is_not_logged(sandbox):
         assert "my secret prompt" not in raw
         assert not set(raw) & set("\r\x1b\x85\u2028\u2029\u202e")
         assert all(json.loads(line).get("event") != "FORGED" for line in raw.splitlines())
+
+
+@pytest.mark.parametrize(("mode", "shown"), [("off", False), ("redacted", True), ("full", True)])
+def test_prompts_and_answers_are_logged_only_where_that_was_set(make_house, mode, shown):
+    house = make_house(google_api_key="", gemini_base_url="", prompt_log=mode)
+    house.post("text", {"prompt": "some words of mine"})
+    assert ("some words of mine" in "".join(house.lines("api_requests.log"))) is shown
+
+
+def test_refusals_by_limit_and_load_leave_one_audit_line_a_minute(make_house):
+    house = make_house(google_api_key="", gemini_base_url="", rate_limit="1 per minute")
+    for _ in range(4):
+        house.post("text", PROMPT)
+    shed(house)
+    for _ in range(4):
+        assert house.post("code", PROMPT).status_code == 503
+    audit = [(line["event"], line["severity"]) for line in events(house, "security_audit.log")]
+    assert audit == [("RATE_LIMITED", "LOW"), ("LOAD_SHED", "MEDIUM")]
+
+
+def test_a_body_that_is_too_large_leaves_an_audit_line(sandbox):
+    sandbox.client.post(TEXT, data=b"x" * 1_100_000, content_type="application/json")
+    (line,) = events(sandbox, "security_audit.log")
+    assert (line["event"], line["severity"]) == ("BODY_TOO_LARGE", "LOW")
 
 
 # Our own bugs.
@@ -330,9 +378,9 @@ def test_a_bug_on_the_road_is_our_json_500_in_every_task_and_still_recorded(make
         response = house.post(task, body)
         assert_refused(response, 500, "internal_error")
         assert SECRET_SENTENCE not in response.text
-    assert [event["error_type"] for event in events(house, "api_errors.log") if event["event"] == "ERROR"] == [
-        "ZeroDivisionError"
-    ] * 3
+    assert [
+        event["error_type"] for event in events(house, "api_errors.log") if event["event"] == "ERROR"
+    ] == ["ZeroDivisionError"] * 3
     assert len(house.lines("cost_tracking.log")) == 3
     assert house.services.gate.in_air == house.services.flights.in_air() == 0
 
@@ -378,7 +426,13 @@ def test_an_attack_is_only_logged_by_default(sandbox, attack):
 
 @pytest.mark.parametrize(
     "words",
-    ["' OR 1=1; DROP TABLE users --", ATTACK, "cat ../../../etc/passwd", "sqlmap/1.7", "1 UNION SELECT password FROM users"],
+    [
+        "' OR 1=1; DROP TABLE users --",
+        ATTACK,
+        "cat ../../../etc/passwd",
+        "sqlmap/1.7",
+        "1 UNION SELECT password FROM users",
+    ],
 )
 def test_the_words_of_a_prompt_are_never_blocked(make_house, words):
     house = make_house(google_api_key="", gemini_base_url="", threat_mode="block")
@@ -387,8 +441,22 @@ def test_the_words_of_a_prompt_are_never_blocked(make_house, words):
     assert house.post("classify", {"text": words, "categories": [words, "other"]}).status_code == 200
 
 
+def test_a_caller_who_was_harmless_before_is_looked_at_again(make_house):
+    house = make_house(google_api_key="", gemini_base_url="", threat_mode="block")
+    agent = {"User-Agent": "me/1"}
+    for _ in range(2):
+        assert house.client.get("/nowhere", headers=agent).status_code == 404
+        assert house.client.get("/nowhere", headers=agent, query_string={"q": ATTACK}).status_code == 400
+        assert house.client.get("/nowhere", headers={**agent, "Referer": ATTACK}).status_code == 400
+        assert house.client.get("/nowhere", headers={**agent, "X-Request-ID": ATTACK}).status_code == 400
+        assert house.client.get("/nowhere/../../etc/passwd", headers=agent).status_code == 400
+    assert len(events(house, "security_audit.log")) == 8
+
+
 def test_everyday_requests_are_no_threat(sandbox):
-    browser = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0 Safari/537.36"
+    browser = (
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0 Safari/537.36"
+    )
     for agent in (browser, "curl/8.5.0", "python-requests/2.32"):
         sandbox.post("text", PROMPT, User_Agent=agent, X_Request_ID="a.b-c_1", Accept_Language="en;q=0.9, de")
     assert events(sandbox, "security_audit.log") == []

@@ -73,14 +73,17 @@ def test_a_wrong_value_stops_the_start_and_the_sentence_names_the_variable_only(
 
 def test_a_wrong_value_in_the_file_is_refused_too(tmp_path):
     (tmp_path / ".env").write_text("PORT=http\n")
-    with pytest.raises(ConfigError, match="^PORT "):
+    with pytest.raises(ConfigError, match=r"^PORT "):
         load_settings({}, tmp_path / ".env")
 
 
-@pytest.mark.parametrize("origin", ["https://*.example.org", "http://(a|b).example", "https://app.example.org/path", "app.example.org"])
+@pytest.mark.parametrize(
+    "origin",
+    ["https://*.example.org", "http://(a|b).example", "https://app.example.org/path", "app.example.org"],
+)
 def test_an_origin_is_a_scheme_a_host_and_a_port_and_never_a_pattern(origin):
     """The library behind it would read patterns as regular expressions, open at their end."""
-    with pytest.raises(ConfigError, match="^CORS_ORIGINS "):
+    with pytest.raises(ConfigError, match=r"^CORS_ORIGINS "):
         load_settings({"CORS_ORIGINS": origin}, None)
 
 
@@ -103,7 +106,9 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_pa
     dotenv.write_text("PORT=6001\nTHREADS=97\nGEMINI_MODEL=from-file\n")
     settings = load_settings({"PORT": "6002", "GEMINI_MODEL": ""}, dotenv)
     assert (settings.port, settings.threads, settings.max_queue) == (6002, 97, 200)
-    assert settings.gemini_model == Settings().gemini_model, "an empty value in the environment is the default"
+    assert settings.gemini_model == Settings().gemini_model, (
+        "an empty value in the environment is the default"
+    )
 
 
 def test_an_empty_or_missing_value_means_the_default(tmp_path):
@@ -149,7 +154,14 @@ def test_values_become_what_they_mean():
 
 
 @pytest.mark.parametrize(
-    "url", ["https://example.org/", "https://example.org:8443/gemini", "http://127.0.0.1:8000", "http://localhost:1", "http://[::1]:9/"]
+    "url",
+    [
+        "https://example.org/",
+        "https://example.org:8443/gemini",
+        "http://127.0.0.1:8000",
+        "http://localhost:1",
+        "http://[::1]:9/",
+    ],
 )
 def test_base_addresses_that_are_safe_are_accepted(url):
     settings = load_settings({"GOOGLE_API_KEY": KEY, "GEMINI_BASE_URL": url}, None)
@@ -173,7 +185,10 @@ def test_settings_can_not_be_changed():
         Settings().port = 1  # type: ignore[misc]  # the point of the test
 
 
-@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("", False)])
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("", False)],
+)
 def test_only_this_machine_is_loopback(host, loopback):
     settings = Settings(host=host)
     assert settings.on_loopback is loopback
@@ -184,10 +199,14 @@ def test_switches_by_which_libraries_would_go_elsewhere_are_disarmed():
     environ = dict.fromkeys(LIBRARY_SWITCHES, "true") | {"PATH": "/bin"}
     disarm_libraries(environ)
     assert environ == {"PATH": "/bin"}
-    assert {"GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GEMINI_BASE_URL", "LANGSMITH_TRACING"} <= set(LIBRARY_SWITCHES)
+    assert {"GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GEMINI_BASE_URL", "LANGSMITH_TRACING"} <= set(
+        LIBRARY_SWITCHES
+    )
 
 
-def test_calls_stay_where_the_settings_send_them_whatever_the_environment_says(make_house, upstream, monkeypatch):
+def test_calls_stay_where_the_settings_send_them_whatever_the_environment_says(
+    make_house, upstream, monkeypatch
+):
     monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("LANGSMITH_TRACING", "true")

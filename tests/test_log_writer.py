@@ -335,11 +335,9 @@ def test_a_disk_that_hangs_holds_neither_callers_nor_flush_nor_close(tmp_path):
         assert written < 100_000
     assert not writer.flush(timeout=0.05)
     writer.close(timeout=0.05)
-    (thread,) = [thread for thread in threading.enumerate() if thread.name == "log-writer"]
+    thread = writer._thread
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    (thread,) = [
-        thread for thread in threading.enumerate() if thread.name == "log-writer" and thread.is_alive()
-    ]
+    assert thread is not None and thread.is_alive()
     while thread.is_alive():
         try:
             os.read(reader, 65_536)

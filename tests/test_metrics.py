@@ -55,7 +55,9 @@ def scraped(house) -> Callable[..., float]:
 
     def value(name: str, **labels: str) -> float:
         return sum(
-            sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items()
+            sample.value
+            for sample in samples
+            if sample.name == name and labels.items() <= sample.labels.items()
         )
 
     return value
@@ -105,7 +107,9 @@ def test_tokens_and_dollars_are_those_of_the_replies(house, upstream):
     replies = [post(house, f"number {number % 3}") for number in range(6)]
     total = {name: sum(Decimal(r.headers[f"X-Cost-{name}"]) for r in replies) for name in ("Total", "Saved")}
     value = scraped(house)
-    assert value("llm_cost_dollars_total", provider="gemini", model=MODEL) == pytest.approx(float(total["Total"]))
+    assert value("llm_cost_dollars_total", provider="gemini", model=MODEL) == pytest.approx(
+        float(total["Total"])
+    )
     assert value("llm_saved_dollars_total", cache="hit") == pytest.approx(float(total["Saved"]))
     billed = [call.billed for call in upstream.journal]
     assert len(billed) == 3
@@ -121,7 +125,9 @@ def test_hits_misses_bypasses_and_failures_are_told_apart(house, upstream):
     upstream.script("blocked_prompt")
     post(house, "refused")
     value = scraped(house)
-    answers = {status: value("llm_answers_total", cache=status) for status in ("hit", "miss", "bypass", "failed")}
+    answers = {
+        status: value("llm_answers_total", cache=status) for status in ("hit", "miss", "bypass", "failed")
+    }
     assert answers == {"hit": 1, "miss": 1, "bypass": 1, "failed": 1}
     assert value("llm_answers_total") == 4
     assert (value("llm_cache_hits_total"), value("llm_cache_misses_total")) == (1, 2)
@@ -145,7 +151,9 @@ def test_coalesced_asks_are_counted_and_the_air_is_shown_while_they_wait(house, 
     assert (after("llm_asks_in_air"), after("llm_flights_in_air")) == (0, 0)
     assert after("llm_answers_total", cache="coalesced") == 4
     assert after("llm_answers_total", cache="miss") == 1
-    assert after("llm_saved_dollars_total", cache="coalesced") == pytest.approx(4 * after("llm_cost_dollars_total"))
+    assert after("llm_saved_dollars_total", cache="coalesced") == pytest.approx(
+        4 * after("llm_cost_dollars_total")
+    )
 
 
 def test_the_size_of_the_cache_and_its_evictions_are_shown(make_house):
@@ -294,7 +302,9 @@ def test_readings_are_taken_at_each_scrape_and_not_before():
 
 
 def test_null_metrics_take_everything_and_show_nothing(make_house, settings):
-    services = replace(build_services(settings, provider=Fake()), metrics=NullMetrics(), limits=RateLimitCache(10))
+    services = replace(
+        build_services(settings, provider=Fake()), metrics=NullMetrics(), limits=RateLimitCache(10)
+    )
     house = make_house(services)
     assert post(house).status_code == 200
     services.metrics.upstream("p", "m", "ok", 0.1)

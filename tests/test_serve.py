@@ -196,7 +196,9 @@ def test_the_banner_shows_a_newcomer_everything_and_its_curl_lines_work(start):
     lines = [line.strip() for line in platform.banner.splitlines() if line.strip().startswith("curl")]
     assert len(lines) == 3
     for line, field in zip(lines, ("generated_text", "generated_code", "classification"), strict=True):
-        run = subprocess.run(["sh", "-c", line + " -sS"], capture_output=True, text=True, timeout=20, check=True)
+        run = subprocess.run(
+            ["sh", "-c", line + " -sS"], capture_output=True, text=True, timeout=20, check=True
+        )
         head, _, body = run.stdout.replace("\r\n", "\n").partition("\n\n")
         assert head.startswith("HTTP/1.1 200")
         assert "X-Cost-Total: 0.000000000" in head
@@ -210,7 +212,9 @@ def test_the_first_health_answer_comes_within_seconds_of_the_start(start, record
     status, headers, _ = platform.request("GET", "/api/v1/health")
     seconds = time.monotonic() - platform.started
     record_property("seconds_to_first_health", seconds)
-    print(f"\nstart to first health answer: {seconds:.2f} s (banner after {platform.seconds_to_banner:.2f} s)")
+    print(
+        f"\nstart to first health answer: {seconds:.2f} s (banner after {platform.seconds_to_banner:.2f} s)"
+    )
     assert status == 200
     assert "Server" not in headers
     assert seconds < 5
@@ -309,8 +313,9 @@ def test_the_key_is_shown_nowhere(live, upstream, start, tmp_path):
     for fault in ("ok", "bad_key", "forbidden", "garbage", "reset_before", "unavailable"):
         upstream.script(fault)
         replies.append(platform.request("POST", TEXT, {"prompt": fault}))
-    for path in ("/api/v1/health", "/api/v1/health/ready", "/metrics", "/api/v1/stats", "/", f"/{key}?key={key}"):
-        replies.append(platform.request("GET", path, User_Agent=key, Referer=f"https://x.example/?k={key}"))
+    paths = ("/api/v1/health", "/api/v1/health/ready", "/metrics", "/api/v1/stats", "/", f"/{key}?key={key}")
+    forged = {"User_Agent": key, "Referer": f"https://x.example/?k={key}"}
+    replies += [platform.request("GET", path, **forged) for path in paths]
     platform.ask(f"my key is {key}")
     assert platform.end() == 0
     shown = platform.banner + platform.process.stdout.read() + platform.stderr
@@ -319,6 +324,13 @@ def test_the_key_is_shown_nowhere(live, upstream, start, tmp_path):
     assert logs["api_errors.log"].count("\n") >= 5
     seen = shown + "".join(logs.values()) + "".join(str(reply[1]) + reply[2].decode() for reply in replies)
     assert [piece for piece in (key[at : at + 8] for at in range(len(key) - 7)) if piece in seen] == []
+
+
+def test_a_start_that_logs_prompts_is_told_to_the_audit(start):
+    platform = start(PROMPT_LOG="full")
+    assert platform.end() == 0
+    (line,) = (platform.log_dir / "security_audit.log").read_text().splitlines()
+    assert (json.loads(line)["event"], json.loads(line)["severity"]) == ("PROMPT_LOG_ENABLED", "HIGH")
 
 
 # The end.
@@ -445,12 +457,11 @@ def test_50_different_asks_at_once_on_a_slow_provider_all_answer_in_its_time(liv
 def raw(port: int, data: bytes, seconds: float = 5) -> bytes:
     """Everything that comes back until the server closes or the time is up."""
     received = b""
-    with socket.create_connection(("127.0.0.1", port), seconds) as connection:
-        with contextlib.suppress(OSError):
-            connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
-            while piece := connection.recv(65536):
-                received += piece
+    with socket.create_connection(("127.0.0.1", port), seconds) as connection, contextlib.suppress(OSError):
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        while piece := connection.recv(65536):
+            received += piece
     return received
 
 
@@ -463,7 +474,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 
 def head(length: object, *more: str) -> bytes:
-    lines = [f"POST {TEXT} HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {length}"]
+    lines = [
+        f"POST {TEXT} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {length}",
+    ]
     return "\r\n".join([*lines, *more, "", ""]).encode()
 
 
@@ -486,7 +502,8 @@ def test_a_chunked_body_is_read_and_a_chunked_flood_refused(shared):
     def chunked(body: bytes) -> bytes:
         lines = f"POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
         pieces = b"".join(
-            b"%x\r\n%s\r\n" % (len(body[at : at + 65536]), body[at : at + 65536]) for at in range(0, len(body), 65536)
+            b"%x\r\n%s\r\n" % (len(body[at : at + 65536]), body[at : at + 65536])
+            for at in range(0, len(body), 65536)
         )
         return lines.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + pieces + b"0\r\n\r\n"
 
@@ -529,7 +546,12 @@ def test_garbage_does_no_harm(shared, data):
 
 def test_200_connections_of_pipelined_garbage_leave_the_server_alive(shared):
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda number: raw(shared.port, GARBAGE["pipelined after a good one"] * (1 + number % 3)), range(200)))
+        list(
+            pool.map(
+                lambda number: raw(shared.port, GARBAGE["pipelined after a good one"] * (1 + number % 3)),
+                range(200),
+            )
+        )
     status, headers, _, seconds = shared.ask("still there")
     assert status == 200
     assert headers["X-Cache-Status"] in ("hit", "miss")

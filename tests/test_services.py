@@ -61,7 +61,9 @@ def test_a_key_that_fails_is_an_error_and_never_a_silent_sandbox(make_house, ups
 
 def test_settings_reach_the_objects_they_are_about():
     services = build_services(
-        Settings(cache_max_size=7, cache_ttl_seconds=9, cache_max_bytes=5000, rate_limit_max_keys=11, threads=40)
+        Settings(
+            cache_max_size=7, cache_ttl_seconds=9, cache_max_bytes=5000, rate_limit_max_keys=11, threads=40
+        )
     )
     stats = services.cache.get_stats()
     assert (stats["max_size"], stats["default_ttl"], stats["max_bytes"]) == (7, 9, 5000)
@@ -124,7 +126,7 @@ def test_a_prices_file_that_is_none_stops_the_start_in_one_sentence(tmp_path, co
     path = tmp_path / "prices.toml"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ConfigError, match="^PRICES_FILE ") as refusal:
+    with pytest.raises(ConfigError, match=r"^PRICES_FILE ") as refusal:
         build_services(Settings(prices_file=str(path), log_dir=str(tmp_path)))
     assert str(refusal.value).endswith(".")
     assert "\n" not in str(refusal.value)

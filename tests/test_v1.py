@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from decimal import Decimal
 
 import pytest
+
+from tests.upstream import Fault
 
 PATHS = {"text": "/generate/text", "code": "/generate/code", "classify": "/classify/text"}
 BODIES = {
@@ -40,7 +43,9 @@ def test_the_sandbox_answers_each_task_free_and_says_that_it_is_one(sandbox, ups
 
 
 def test_sandbox_answers_are_of_use(sandbox):
-    text, code, category = (sandbox.post(task, body).get_json()[FIELDS[task]] for task, body in BODIES.items())
+    text, code, category = (
+        sandbox.post(task, body).get_json()[FIELDS[task]] for task, body in BODIES.items()
+    )
     assert "sandbox" in text
     assert "Say hello." in text
     scope: dict = {}
@@ -52,7 +57,12 @@ def test_sandbox_answers_are_of_use(sandbox):
 
 @pytest.mark.parametrize(
     ("directive", "again", "calls"),
-    [("", "hit", 1), ("no-cache", "bypass", 2), ("no-store", "bypass", 2), ("max-age=0, No-Cache", "bypass", 2)],
+    [
+        ("", "hit", 1),
+        ("no-cache", "bypass", 2),
+        ("no-store", "bypass", 2),
+        ("max-age=0, No-Cache", "bypass", 2),
+    ],
 )
 def test_cache_control_decides_whether_the_cache_is_read(house, upstream, directive, again, calls):
     house.post("text", BODIES["text"])
@@ -109,13 +119,13 @@ def test_64_identical_asks_at_once_make_one_call_and_one_bill(house, upstream):
     costs = sorted(Decimal(reply.headers["X-Cost-Total"]) for reply in replies)
     assert costs[:63] == [0] * 63
     assert costs[63] > 0
-    saved = {reply.headers["X-Cost-Saved"] for reply in replies if reply.headers["X-Cache-Status"] == "coalesced"}
+    saved = {
+        reply.headers["X-Cost-Saved"] for reply in replies if reply.headers["X-Cache-Status"] == "coalesced"
+    }
     assert {Decimal(value) for value in saved} == {costs[63]}
 
 
 def test_a_category_is_one_of_those_sent_whatever_the_model_says(house, upstream):
-    from tests.upstream import Fault
-
     names = ["Spam", "No spam"]
     upstream.script(Fault("says", text='{"category": " sPaM."}'))
     assert house.post("classify", {"text": "x", "categories": names}).get_json() == {"classification": "Spam"}
@@ -123,6 +133,22 @@ def test_a_category_is_one_of_those_sent_whatever_the_model_says(house, upstream
     response = house.post("classify", {"text": "y", "categories": names})
     assert (response.status_code, response.get_json()["code"]) == (502, "upstream_invalid_response")
     assert len(upstream.journal) == 3
+
+
+def test_half_a_character_from_the_model_is_an_answer_and_no_bug(house, upstream):
+    part = {"content": {"role": "model", "parts": [{"text": "half \ud83d a pair"}]}, "finishReason": "STOP"}
+    upstream.script(Fault("wrong_schema", text=json.dumps({"candidates": [part]})))
+    response = house.post("text", BODIES["text"])
+    assert response.status_code == 200, response.text
+    assert response.get_json()["generated_text"].startswith("half ")
+
+
+def test_categories_that_look_like_json_are_categories_too(sandbox, house, upstream):
+    """Star ratings, for one; whether the model answers in JSON or in plain words."""
+    stars = {"text": "I love it. 5", "categories": ["1", "2", "3", "4", "5"]}
+    assert sandbox.post("classify", stars).get_json()["classification"] in stars["categories"]
+    upstream.script(Fault("says", text="5"))
+    assert house.post("classify", stars).get_json() == {"classification": "5"}
 
 
 def test_the_sandbox_knows_one_model(sandbox):

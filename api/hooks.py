@@ -1,0 +1,139 @@
+"""What happens to every request before its view and after it: id, detection, limits, headers, log lines, metrics."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from typing import Any
+
+from flask import Flask, Request, Response, g
+
+from api.limiting import Limits, RateLimited, build_limits, caller_of
+from api.replies import JSON
+from api.visit import VISIT, Visit, current_request, current_visit
+from errors import Blocked, Overloaded, UnknownHost
+from security.familiar import Familiar, envelope_of
+from services import Services
+from tasks import Answer
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# The doors of operators and Swagger's assets are free of limits.
+UNLIMITED = frozenset({"ops", "restx_doc"})
+METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
+# Swagger's page holds one inline script and inline styles; nothing else here is HTML.
+PAGE_HEADERS = (
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; font-src 'self'; connect-src 'self'; frame-ancestors 'none'",
+    ),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+)
+
+
+def add_hooks(app: Flask, house: Services) -> None:
+    """Hang the hooks into the app, in the order in which they must run."""
+    hooks = Hooks(house, build_limits(app, house))
+    app.before_request(hooks.receive)
+    app.after_request(hooks.finish)
+    app.teardown_request(hooks.close)
+
+
+class Hooks:
+    """The hooks of one app."""
+
+    def __init__(self, house: Services, limits: Limits) -> None:
+        self._house, self._limits, self._familiar = house, limits, Familiar()
+        self._hosts = house.settings.accepted_hosts
+
+    def receive(self) -> None:
+        """An id, a clock and a START line for the request; then refuse what must not go further."""
+        asked = current_request()
+        given = asked.headers.get("X-Request-ID")
+        kept = given if given and REQUEST_ID.fullmatch(given) else new_request_id()
+        visit = Visit(self._house.logger.log_request_start(kept), time.monotonic())
+        g.visit = asked.environ[VISIT] = visit
+        if self._hosts and host_name(asked.environ.get("HTTP_HOST", self._hosts[0])) not in self._hosts:
+            raise UnknownHost()
+        if self._looks_bad(asked) and self._house.settings.threat_mode == "block":
+            raise Blocked()
+        if asked.url_rule is not None and asked.blueprint not in UNLIMITED and asked.method != "OPTIONS":
+            self._admit(visit, asked, asked.url_rule.rule)
+
+    def _looks_bad(self, asked: Request) -> bool:
+        envelope = envelope_of(asked.environ)
+        if self._familiar.knows(envelope):
+            return False
+        findings = self._house.logger._check_security_issues(_parts(asked))
+        if not findings:
+            self._familiar.remember(envelope)
+        return bool(findings)
+
+    def _admit(self, visit: Visit, asked: Request, route: str) -> None:
+        if self._house.load.queue_length() > self._house.settings.max_queue:
+            raise Overloaded()
+        visit.allowance = self._limits.charge(caller_of(asked.remote_addr or "unknown"), route, asked.method)
+
+    def finish(self, response: Response) -> Response:
+        """Headers, the END line and the metrics."""
+        visit = current_visit()
+        if response.content_type == "application/json":  # Flask-RESTX leaves the charset out
+            response.content_type = JSON
+        visit.headers += _common_headers(visit, response)
+        self._account(visit, response.status_code)
+        return response
+
+    def _account(self, visit: Visit, status: int) -> None:
+        answer, asked, house = visit.answer, current_request(), self._house
+        house.logger.log_request_end(
+            answer.text if answer else {"code": visit.error_code},
+            status,
+            cached=bool(answer and answer.cached),
+            cost_info=_cost_info(answer) if answer else None,
+            prompt=visit.prompt if house.settings.prompt_log != "off" else None,
+        )
+        route = asked.url_rule.rule if asked.url_rule else "<unmatched>"
+        method = asked.method if asked.method in METHODS else "OTHER"
+        house.metrics.request(method, route, status, time.monotonic() - visit.started)
+        if visit.error_code == RateLimited.code:
+            house.metrics.limited(route)
+
+    def close(self, _: BaseException | None) -> None:
+        """END for a request whose reply failed in the hooks themselves; does nothing for all others."""
+        self._house.logger.log_request_end({"code": "internal_error"}, 500)
+
+
+def host_name(header: str) -> str:
+    """The name in a Host header, without its port. Werkzeug's own list knows neither capitals nor IPv6."""
+    name, _, port = header.rpartition(":")
+    return (name if name and port.isdigit() else header).lower()
+
+
+def new_request_id() -> str:
+    """128 random bits; they name a request and guard nothing, so the fast generator will do."""
+    return f"{random.getrandbits(128):032x}"
+
+
+def _parts(asked: Request) -> dict[str, Any]:
+    headers = asked.headers
+    return {
+        "path": asked.path,
+        "query": asked.query_string.decode("latin-1"),
+        "headers": headers,
+        "user_agent": headers.get("User-Agent", ""),
+    }
+
+
+def _common_headers(visit: Visit, response: Response) -> list[tuple[str, str]]:
+    headers = [("X-Request-ID", visit.request_id), ("X-Content-Type-Options", "nosniff")]
+    if "Cache-Control" not in response.headers:
+        headers.append(("Cache-Control", "no-store"))
+    if visit.allowance is not None:
+        headers += visit.allowance.headers()
+    return headers + list(PAGE_HEADERS) if response.mimetype == "text/html" else headers
+
+
+def _cost_info(answer: Answer) -> dict[str, Any]:
+    return {"cost_nanodollars": answer.bill.total_nano, "cache_status": answer.cache_status}
