@@ -37,7 +37,7 @@ def main() -> None:
     began, load = time.monotonic(), os.getloadavg()[0]
     effort = QUICK if wanted.quick else WHOLE
     with tempfile.TemporaryDirectory() as log_dir:
-        figures = [*cached(effort, log_dir), *uncached(effort, log_dir), *growth(effort)]
+        figures = [*cached(effort, log_dir), *uncached(effort, log_dir), *growth(effort, log_dir)]
         starts = start(effort, log_dir)
     facts = machine(time.monotonic() - began, load, wanted.quick)
     block = markdown(facts, figures, starts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from flask import Flask, request
 from flask_restx import Api, Resource
@@ -27,8 +28,9 @@ def bare_app(text: str) -> Flask:
 def main() -> None:
     """Serve on the platform's own waitress settings, threads included, until told to stop."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bare_app", description=__doc__)
-    parser.add_argument("--text", default="An answer.", help="what every reply says")
-    server = open_server(bare_app(parser.parse_args().text), Settings(port=0))
+    parser.add_argument("--bytes", type=int, default=200, help="how long the body of every reply is")
+    frame = json.dumps({"generated_text": ""}) + "\n"
+    server = open_server(bare_app("x" * (parser.parse_args().bytes - len(frame))), Settings(port=0))
     print(f"http://127.0.0.1:{server.effective_port}", flush=True)
     server.run()
 

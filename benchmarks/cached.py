@@ -38,8 +38,7 @@ def _sides(stack: ExitStack, effort: Effort, log_dir: str) -> tuple[Side, Side]:
     ours = stack.enter_context(platform(log_dir, **live))
     our_port = ours.port()
     body = answer_of(our_port)
-    text = json.loads(body)["generated_text"]
-    bare = stack.enter_context(Child("-m", "benchmarks.bare_app", "--text", text))
+    bare = stack.enter_context(Child("-m", "benchmarks.bare_app", f"--bytes={len(body)}"))
     bare_port = bare.port()
     if len(answer_of(bare_port)) != len(body):
         raise RuntimeError("The two sides must send bodies of one size.")

@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import io
 import json
-import tempfile
 import time
 from functools import partial
 from typing import Any
@@ -100,20 +99,19 @@ def measure_new(log_dir: str, hits: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grown", description=__doc__)
+    parser.add_argument("--log-dir", required=True)
     parser.add_argument("--history", type=int, default=0, help="requests to live through first")
     parser.add_argument("--entries", type=int, default=1, help="answers in the cache")
     wanted = parser.parse_args()
-    with tempfile.TemporaryDirectory() as log_dir:
-        if not wanted.history and wanted.entries == 1:
-            print(json.dumps({"history": 0, "entries": 1}), flush=True)
-            serve_jobs(partial(measure_new, log_dir))
-            return
-        house = House(log_dir, room=wanted.entries + 1000)
-        house.remember(wanted.entries - 1)
-        lived = house.live_through(wanted.history)
-        print(json.dumps({"history": lived, "entries": house.services.cache.size()}), flush=True)
-        serve_jobs(partial(measure, house))
-        house.close()
+    if not wanted.history and wanted.entries == 1:
+        print(json.dumps({"history": 0, "entries": 1}), flush=True)
+        serve_jobs(partial(measure_new, wanted.log_dir))
+        return
+    house = House(wanted.log_dir, room=wanted.entries + 1000)
+    house.remember(wanted.entries - 1)
+    lived = house.live_through(wanted.history)
+    print(json.dumps({"history": lived, "entries": house.services.cache.size()}), flush=True)
+    serve_jobs(partial(measure, house))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -15,12 +16,12 @@ PREPARING_SECONDS = 150.0
 LIMIT = "resolution: see the control"
 
 
-def growth(effort: Effort) -> Iterator[Figure]:
+def growth(effort: Effort, log_dir: str) -> Iterator[Figure]:
     """One process per house, or the collector's work for a large house would be shared by all."""
     with ExitStack() as stack:
-        histories = [_grown(stack, history=history) for history in effort.histories]
-        caches = [_grown(stack, entries=entries) for entries in effort.entries]
-        empty, control = _grown(stack), _grown(stack)
+        histories = [_grown(stack, log_dir, history=history) for history in effort.histories]
+        caches = [_grown(stack, log_dir, entries=entries) for entries in effort.entries]
+        empty, control = _grown(stack, log_dir), _grown(stack, log_dir)
         progress("growth: living through the histories")
         names = [_name(house) for house in (empty, control, *histories, *caches)]
         sides = (partial(house.ask, hits=HITS) for house in (empty, control, *histories, *caches))
@@ -30,8 +31,9 @@ def growth(effort: Effort) -> Iterator[Figure]:
             yield Figure(f"CPU of a hit, {name}", "µs", baseline, turns, limit=LIMIT, at_most=1.1)
 
 
-def _grown(stack: ExitStack, history: int = 0, entries: int = 1) -> Child:
-    arguments = (f"--history={history}", f"--entries={entries}")
+def _grown(stack: ExitStack, log_dir: str, history: int = 0, entries: int = 1) -> Child:
+    own = tempfile.mkdtemp(dir=log_dir)  # one writer per log file
+    arguments = (f"--log-dir={own}", f"--history={history}", f"--entries={entries}")
     return stack.enter_context(Child("-m", "benchmarks.grown", *arguments))
 
 

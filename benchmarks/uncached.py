@@ -12,7 +12,7 @@ from tests.upstream import UpstreamProcess
 
 LATENCIES = (0.0, 0.2)
 PROMPT = "Tell in two sentences what this number may stand for:"
-CLIENT, WAIT = "CPU of the client library per call, then ours", "the upstream's 200 ms"
+CLIENT, WAIT = "CPU of the client library per call, then ours", "the upstream's 200 ms, then CPU per call"
 BOTH = "CPU of the client library, one interpreter lock"
 
 

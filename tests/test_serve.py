@@ -328,6 +328,7 @@ def test_the_key_is_shown_nowhere(live, upstream, start, tmp_path):
 
 def test_a_start_that_logs_prompts_is_told_to_the_audit(start):
     platform = start(PROMPT_LOG="full")
+    assert platform.request("GET", "/api/v1/health")[0] == 200
     assert platform.end() == 0
     (line,) = (platform.log_dir / "security_audit.log").read_text().splitlines()
     assert (json.loads(line)["event"], json.loads(line)["severity"]) == ("PROMPT_LOG_ENABLED", "HIGH")
@@ -372,6 +373,13 @@ def test_a_signal_ends_an_idle_platform_cleanly_and_soon(start, number):
     assert platform.end(number) == 0
     assert time.monotonic() - started < 3
     assert refuses(platform.port)
+    assert "Traceback" not in platform.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_with_the_banner_is_heard_too(start, number):
+    platform = start()
+    assert platform.end(number) == 0
     assert "Traceback" not in platform.stderr
 
 
