@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from flask import Flask, Response, request
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
@@ -19,11 +22,17 @@ from services import Services, build_services
 MAX_BODY_BYTES = 1024 * 1024
 
 
+class Platform(Flask):
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself: none of ours is a coroutine, and Flask would look at five of them per request."""
+        return func
+
+
 def create_app(settings: Settings | None = None, services: Services | None = None) -> Flask:
     """The application on these services, or on new ones built from the settings."""
     house = services or build_services(settings or load_settings())
     disarm_libraries()
-    app = Flask(__name__, static_folder=None)
+    app = Platform(__name__, static_folder=None)
     app.wsgi_app = add_headers(app.wsgi_app)  # type: ignore[assignment,method-assign]  # Flask's documented way to wrap an app
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES, RESTX_MASK_SWAGGER=False, RESTX_ERROR_404_HELP=False)
     app.extensions["llm_platform"] = house

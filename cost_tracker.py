@@ -309,7 +309,7 @@ def digest(text: str) -> str:
 def _line(record: CostRecord) -> dict[str, Any]:
     fields = {name: getattr(record, name) for name in CostRecord.__slots__}
     fields["rates"] = [_rates_text(rates) for rates in record.rates]
-    fields["timestamp"] = datetime.fromtimestamp(record.timestamp, UTC).isoformat(timespec="milliseconds")
+    fields["timestamp"] = datetime.fromtimestamp(record.timestamp, UTC)
     return fields
 
 

@@ -42,9 +42,7 @@ class Blocked(PlatformError):
 
 class UnknownHost(PlatformError):
     status, code = 400, "unknown_host"
-    sentence = (
-        "This Host is not served here. Call the address that your operator gave, or add it to TRUSTED_HOSTS."
-    )
+    sentence = "This Host is not served here. Use the address that your operator gave you, or add this one to TRUSTED_HOSTS."
 
 
 class Overloaded(PlatformError):

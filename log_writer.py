@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import orjson
@@ -59,15 +59,22 @@ class LineMaker:
 
     def _plain(self, record: Mapping[str, object], nested: bool = False) -> bool:
         """Whether the record can be written as it stands: short words without secrets, numbers, moments."""
-        for name, value in record.items():
-            if name not in self._harmless and not self._is_harmless(name):
-                return False
+        # The names of a record's own fields stand in our code; those inside a field may come from a caller.
+        if nested and not all(name in self._harmless or self._is_harmless(name) for name in record):
+            return False
+        for value in record.values():
             kind = value.__class__
             if kind is str:
                 if value not in self._harmless and not self._is_harmless(cast(str, value)):
                     return False
             elif kind is dict and not nested:
                 if not self._plain(cast(Record, value), nested=True):
+                    return False
+            elif kind is list and not nested:
+                if not all(
+                    item.__class__ is dict and self._plain(item, nested=True)
+                    for item in cast(list[Any], value)
+                ):
                     return False
             elif kind not in _PLAIN_KINDS:
                 return False

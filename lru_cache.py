@@ -282,6 +282,19 @@ class RateLimitCache(LRUCache):
             window.add(now, amount)
             return True
 
+    def charge(self, key: Hashable, limit: int, window_size: float) -> tuple[bool, int, float]:
+        """`admit` and `window` in one: (whether one hit was counted, hits left, seconds until the oldest leaves)."""
+        with self._lock:
+            now = self._timer()
+            window = self._open(key, window_size, now)
+            count = window.count(now)
+            admitted = count < limit
+            if admitted:
+                window.add(now, 1)
+                count += 1
+            oldest = window.hits[0][0] if window.hits else now
+            return admitted, max(0, limit - count), max(0.0, window_size - (now - oldest))
+
     def window(self, key: Hashable, window_size: float) -> tuple[float, int]:
         """Return the age in seconds of the oldest hit still in the window (0.0 without one) and the count."""
         with self._lock:

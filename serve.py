@@ -16,6 +16,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
 from waitress.task import WSGITask
 
+from api.visit import VISIT, WRITTEN_BY_SERVER
 from config import ConfigError, Settings
 from services import Load, Services
 
@@ -43,8 +44,10 @@ def main(build: Callable[[], Flask]) -> int:
         house.logger.log_security_event("PROMPT_LOG_ENABLED", "HIGH", {"mode": house.settings.prompt_log})
     house.load.queue_length = lambda: len(server.task_dispatcher.queue)
     threading.Thread(target=house.warm, name="warm", daemon=True).start()
+    speak_for_the_house(server, house.load)
+    drain_on_signals(server, house.load, house.settings.drain_seconds)
     print(banner(house.settings, server.effective_port), flush=True)  # noqa: T201
-    serve_until_told(server, house.load, house.settings.drain_seconds)
+    server.run()
     house.close()
     return 0
 
@@ -117,15 +120,26 @@ Swagger: {base}/swagger/   Health: {base}/api/v1/health   Stop: Ctrl-C
 """
 
 
-def close_after_reply(server: BaseWSGIServer, load: Load) -> None:
-    """While draining, each connection ends with its reply, or a busy client would keep the process for ever."""
+def speak_for_the_house(server: BaseWSGIServer, load: Load) -> None:
+    """Teach waitress two things about replies.
+
+    While draining each connection ends with its reply, or a busy client would keep the process for ever. And
+    the headers of a visit are written as they are: waitress would check, spell and sort twenty of them one by
+    one, a tenth of a cached hit.
+    """
 
     class Task(WSGITask):  # type: ignore[misc]  # waitress ships no types
+        def get_environment(self) -> dict[str, Any]:
+            environ: dict[str, Any] = super().get_environment()
+            environ[WRITTEN_BY_SERVER] = True
+            return environ
+
         def build_response_header(self) -> bytes:
             if load.draining:
                 self.request.headers["CONNECTION"] = "close"  # as if the client had asked for it
             header: bytes = super().build_response_header()
-            return header
+            visit = self.get_environment().get(VISIT)
+            return header if visit is None else header[:-2] + visit.header_lines() + b"\r\n"
 
     class Channel(HTTPChannel):  # type: ignore[misc]  # waitress ships no types
         task_class = Task
@@ -133,9 +147,8 @@ def close_after_reply(server: BaseWSGIServer, load: Load) -> None:
     server.channel_class = Channel
 
 
-def serve_until_told(server: BaseWSGIServer, load: Load, drain_seconds: float) -> None:
-    """Run; on SIGTERM or Ctrl-C stop listening, let what has arrived be answered, then return."""
-    close_after_reply(server, load)
+def drain_on_signals(server: BaseWSGIServer, load: Load, drain_seconds: float) -> None:
+    """On SIGTERM or Ctrl-C stop listening, let what has arrived be answered, then end server.run()."""
 
     def stop_listening() -> None:  # runs inside the I/O loop, where the sockets may be touched
         known = -1
@@ -160,7 +173,6 @@ def serve_until_told(server: BaseWSGIServer, load: Load, drain_seconds: float) -
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    server.run()
 
 
 def is_busy(server: BaseWSGIServer) -> bool:

@@ -87,13 +87,15 @@ class Hooks:
 
     def _account(self, visit: Visit, status: int) -> None:
         answer, asked, house = visit.answer, current_request(), self._house
+        texts = house.settings.prompt_log != "off"
         house.logger.log_request_end(
-            answer.text if answer else {"code": visit.error_code},
+            (answer.text if texts else None) if answer else {"code": visit.error_code},
             status,
             cached=bool(answer and answer.cached),
             cost_info=_cost_info(answer) if answer else None,
-            prompt=visit.prompt if house.settings.prompt_log != "off" else None,
+            prompt=visit.prompt if texts else None,
         )
+        visit.ended = True
         route = asked.url_rule.rule if asked.url_rule else "<unmatched>"
         method = asked.method if asked.method in METHODS else "OTHER"
         house.metrics.request(method, route, status, time.monotonic() - visit.started)
@@ -101,7 +103,10 @@ class Hooks:
             house.metrics.limited(route)
 
     def close(self, _: BaseException | None) -> None:
-        """END for a request whose reply failed in the hooks themselves; does nothing for all others."""
+        """END for a request whose reply failed in the hooks themselves."""
+        visit: Visit | None = g.get("visit")
+        if visit is not None and visit.ended:
+            return
         self._house.logger.log_request_end({"code": "internal_error"}, 500)
 
 

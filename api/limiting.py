@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, request
 from flask_limiter import Limiter
@@ -18,6 +18,23 @@ from config import Settings
 from errors import PlatformError
 from lru_cache import RateLimitCache
 from services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a caller has left on a route: the limit, the calls that remain, seconds until the oldest is forgotten."""
+
+    limit: int
+    remaining: int
+    reset: int
+    admitted: bool = True
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [
+            ("RateLimit-Limit", str(self.limit)),
+            ("RateLimit-Remaining", str(self.remaining)),
+            ("RateLimit-Reset", str(self.reset)),
+        ]
 
 
 class LRUStorage(Storage, MovingWindowSupport):
@@ -46,6 +63,19 @@ class LRUStorage(Storage, MovingWindowSupport):
         oldest_age, count = self._cache.window(key, window_size=expiry)
         return time.time() - oldest_age, count  # the cache counts ages, `limits` wants an epoch
 
+    def charge(self, item: RateLimitItem, caller: str, route: str) -> Allowance:
+        """acquire_entry and get_moving_window in one look, a fifth of what the library's strategy takes for both."""
+        admitted, remaining, seconds = self._cache.charge(
+            _key(item, caller, route), item.amount, item.get_expiry()
+        )
+        return Allowance(item.amount, remaining, max(1, math.ceil(seconds)), admitted)
+
+    def look(self, item: RateLimitItem, caller: str, route: str) -> Allowance:
+        """The same without counting."""
+        age, count = self._cache.window(_key(item, caller, route), item.get_expiry())
+        remaining = max(0, item.amount - count)
+        return Allowance(item.amount, remaining, max(1, math.ceil(item.get_expiry() - age)))
+
     # The base class wants the methods of fixed windows too; here they count in the same windows.
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
@@ -70,6 +100,12 @@ class LRUStorage(Storage, MovingWindowSupport):
         self._cache.forget(key)
 
 
+@functools.lru_cache(maxsize=1024)
+def _key(item: RateLimitItem, caller: str, route: str) -> str:
+    """The key under which the library's strategy counts, so that either way finds the same window."""
+    return item.key_for(caller, route)
+
+
 def caller_key() -> str:
     """Who is counted: the address of the request's sender."""
     return caller_of(request.remote_addr or "unknown")
@@ -88,56 +124,34 @@ def caller_of(address: str) -> str:
     return str(ipaddress.ip_network((known, 64), strict=False))
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a caller has left on a route: the limit, the calls that remain, seconds until it is whole."""
-
-    limit: int
-    remaining: int
-    reset: int
-
-    def headers(self) -> list[tuple[str, str]]:
-        return [
-            ("RateLimit-Limit", str(self.limit)),
-            ("RateLimit-Remaining", str(self.remaining)),
-            ("RateLimit-Reset", str(self.reset)),
-        ]
-
-
 class Limits:
     """Charges each request to its caller and route.
 
-    Flask-Limiter holds storage and strategy. Its own hooks stay off: they resolve limits anew for each
-    request, which costs a third of a cache hit, and they write Retry-After on every reply.
+    Flask-Limiter makes the storage. Its own hooks stay off: they resolve limits anew for each request, which
+    costs a third of a cache hit, and they write Retry-After on every reply.
     """
 
-    def __init__(self, limiter: Limiter, settings: Settings) -> None:
-        self._limiter = limiter
+    def __init__(self, storage: LRUStorage, settings: Settings) -> None:
+        self._storage = storage
         self._tasks = tuple(parse_many(settings.rate_limit))
         self._reads = tuple(parse_many(settings.rate_limit_reads))
 
     def charge(self, caller: str, route: str, method: str) -> Allowance:
         """What is left after this request. Raises RateLimited, and then charges nothing."""
         items = self._tasks if method == "POST" else self._reads
-        strategy = self._limiter.limiter
-        if len(items) > 1 and not all(strategy.test(item, caller, route) for item in items):
-            raise RateLimited(self._worst(items, caller, route))
-        if not all(strategy.hit(item, caller, route) for item in items):
-            raise RateLimited(self._worst(items, caller, route))
         if len(items) == 1:
-            return self._left(items[0], caller, route)
-        return min((self._left(item, caller, route) for item in items), key=lambda left: left.remaining)
+            return _admitted(self._storage.charge(items[0], caller, route))
+        full = [left for item in items if not (left := self._storage.look(item, caller, route)).remaining]
+        if full:
+            raise RateLimited(max(full, key=lambda left: left.reset))
+        charged = [_admitted(self._storage.charge(item, caller, route)) for item in items]
+        return min(charged, key=lambda left: left.remaining)
 
-    def _worst(self, items: Sequence[RateLimitItem], caller: str, route: str) -> Allowance:
-        """Of the limits that are used up, the one that takes longest to let the caller in again."""
-        every = [self._left(item, caller, route) for item in items]
-        used_up = [left for left in every if left.remaining <= 0]
-        return max(used_up or every, key=lambda left: left.reset)
 
-    def _left(self, item: RateLimitItem, caller: str, route: str) -> Allowance:
-        reset_at, remaining = self._limiter.limiter.get_window_stats(item, caller, route)
-        reset = min(max(1, math.ceil(reset_at - time.time())), item.get_expiry())
-        return Allowance(item.amount, remaining, reset)
+def _admitted(allowance: Allowance) -> Allowance:
+    if not allowance.admitted:
+        raise RateLimited(allowance)
+    return allowance
 
 
 class RateLimited(PlatformError):
@@ -159,4 +173,4 @@ def build_limits(app: Flask, house: Services) -> Limits:
     )
     app.extensions.setdefault("limiter", set()).add(limiter)  # as if its hooks were there already
     limiter.init_app(app)
-    return Limits(limiter, house.settings)
+    return Limits(cast(LRUStorage, limiter.storage), house.settings)

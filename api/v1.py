@@ -97,8 +97,10 @@ class GenerateText(Resource):  # type: ignore[misc]  # Flask-RESTX ships no type
     @documented(generate, prompt, generated_text)
     def post(self) -> Response:
         """Answer a prompt with text."""
-        ask = schemas.read_generate(Task.TEXT, services().settings)
-        return render_answer("generated_text", services().pipeline.answer(ask))
+        house = services()
+        return render_answer(
+            "generated_text", house.pipeline.answer(schemas.read_generate(Task.TEXT, house.settings))
+        )
 
 
 @generate.route("/code")
@@ -106,8 +108,10 @@ class GenerateCode(Resource):  # type: ignore[misc]  # Flask-RESTX ships no type
     @documented(generate, prompt, generated_code)
     def post(self) -> Response:
         """Answer a prompt with code."""
-        ask = schemas.read_generate(Task.CODE, services().settings)
-        return render_answer("generated_code", services().pipeline.answer(ask))
+        house = services()
+        return render_answer(
+            "generated_code", house.pipeline.answer(schemas.read_generate(Task.CODE, house.settings))
+        )
 
 
 @classify.route("/text")
@@ -115,8 +119,8 @@ class ClassifyText(Resource):  # type: ignore[misc]  # Flask-RESTX ships no type
     @documented(classify, text_to_classify, classification)
     def post(self) -> Response:
         """Choose one of the categories for a text."""
-        ask = schemas.read_classify(services().settings)
-        return render_answer("classification", services().pipeline.answer(ask))
+        house = services()
+        return render_answer("classification", house.pipeline.answer(schemas.read_classify(house.settings)))
 
 
 @reports.route("/stats")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 VISIT = "llm_platform.visit"
+# A server that writes the headers of a visit by itself says so under this name.
+WRITTEN_BY_SERVER = "llm_platform.headers_written_by_server"
 
 
 @dataclass(slots=True)
@@ -32,12 +34,20 @@ class Visit:
     allowance: Allowance | None = None
     # What the reply says beside its body; add_headers puts it there.
     headers: list[tuple[str, str]] = field(default_factory=list)
+    ended: bool = False
+
+    def header_lines(self) -> bytes:
+        """The headers as they stand on the wire. Their values are ours and hold no line breaks."""
+        return "".join([f"{name}: {value}\r\n" for name, value in self.headers]).encode("latin-1")
 
 
 def add_headers(wsgi_app: WSGIApplication) -> WSGIApplication:
     """Puts a visit's headers on its reply as they leave: Werkzeug would check and copy each of them twice."""
 
     def with_headers(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if WRITTEN_BY_SERVER in environ:
+            return wsgi_app(environ, start_response)
+
         def start(status: str, headers: list[tuple[str, str]], *failed: Any) -> Any:
             visit: Visit | None = environ.get(VISIT)
             return start_response(status, headers + visit.headers if visit else headers, *failed)

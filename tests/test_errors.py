@@ -31,6 +31,7 @@ SECRET = "what the provider said"
 STATUS_OF = {
     "invalid_input": 400,
     "blocked": 400,
+    "unknown_host": 400,
     "unsupported_media_type": 415,
     "overloaded": 503,
     "upstream_error": 502,
@@ -73,7 +74,7 @@ def test_each_failure_speaks_one_stable_word_and_a_sentence_with_a_next_step(kin
     assert sentence.isascii()
     if kind is not InvalidInput:  # its sentence is always given
         assert re.search(
-            r"\b(Try|Wait|Tell|Word|Raise|Leave|Send|Shorten|Remove|Use)\b|\btry again\b", sentence
+            r"\b(Try|Wait|Tell|Word|Raise|Leave|Send|Shorten|Remove|Use|Call)\b|\btry again\b", sentence
         )
 
 

@@ -174,6 +174,13 @@ def test_the_category_is_read_where_the_schema_puts_it(said, read):
     assert read_reply(ask_for(Task.CLASSIFY), said) == read
 
 
+def test_a_reply_in_the_schema_is_read_by_the_schema_even_where_a_category_looks_the_same():
+    ask = ask_for(Task.CLASSIFY, categories=("x", '{"category": "x"}'))
+    assert read_reply(ask, '{"category": "x"}') == "x"
+    for name in ask.categories:
+        assert read_reply(ask, json.dumps({"category": name})) == name
+
+
 # What travels.
 
 
