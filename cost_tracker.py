@@ -94,7 +94,7 @@ def _encoding(cache_dir: str) -> Encoding | None:
     return Encoding("cl100k_base", pat_str=CL100K_PATTERN, mergeable_ranks=ranks, special_tokens={})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: that would triple what making one costs
 class CostRecord:
     """One request. Dollars are for reading; the nano-dollars are exact. None: the model has no known price."""
 
@@ -245,7 +245,7 @@ class CostTracker:
             )
             self._note(record)
         self._sink(record)
-        self._channel.write(_line(record), must_keep=True)
+        self._channel.write(functools.partial(_line, record), must_keep=True)
         return record
 
     def _note(self, record: CostRecord) -> None:

@@ -10,10 +10,10 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from traceback import TracebackException
-from typing import Any
+from typing import Any, cast
 
-from flask import has_request_context, request
-from flask.globals import app_ctx, request_ctx
+from flask import Request, g, has_request_context, request
+from werkzeug.local import LocalProxy
 
 from log_writer import LogWriter, Record
 from security.detection import Envelope, Finding, detect, scan_text
@@ -80,12 +80,13 @@ class RequestLogger:
     def log_request_start(self, request_id: str | None = None) -> str:
         """The REQUEST_START line; returns the id, a fresh one if none is given."""
         request_id = request_id or uuid.uuid4().hex
-        trace = self._new_trace(request_id)
-        record = self._record("REQUEST_START", trace)
-        if has_request_context():
-            setattr(app_ctx.g, self._slot, trace)
-            record["user_agent"] = request_ctx.request.headers.get("User-Agent", "")
-        self._requests.write(record)
+        asked, now = _current(), self._clock()
+        trace = self._new_trace(request_id, asked)
+        more: Record = {}
+        if asked is not None:
+            asked.environ[self._slot] = trace
+            more["user_agent"] = asked.environ.get("HTTP_USER_AGENT", "")
+        self._requests.write(lambda: self._record("REQUEST_START", trace, now) | more)
         return request_id
 
     def log_request_end(
@@ -143,10 +144,9 @@ class RequestLogger:
     def close(self) -> None:
         self._writer.close() if self._owns_writer else self._writer.flush()
 
-    def _new_trace(self, request_id: str | None) -> _Trace:
-        if not has_request_context():
+    def _new_trace(self, request_id: str | None, asked: Request | None) -> _Trace:
+        if asked is None:
             return _Trace(request_id, self._timer())
-        asked = request_ctx.request  # once: each look through Flask's `request` takes a microsecond
         route = asked.url_rule.rule if asked.url_rule else "<unmatched>"
         return _Trace(
             request_id, self._timer(), self._address_of(), asked.method, route, asked.path, "anonymous"
@@ -154,19 +154,20 @@ class RequestLogger:
 
     def _trace(self) -> _Trace:
         """That of the current request; closed where its START was never written."""
-        if not has_request_context():
+        asked = _current()
+        if asked is None:
             return _Trace(started=self._timer())
-        g = app_ctx.g
-        trace: _Trace | None = g.get(self._slot)
+        known = vars(cast(LocalProxy[Any], g)._get_current_object())
+        trace: _Trace | None = asked.environ.get(self._slot)
         if trace is None:
-            trace = self._new_trace(g.get("request_id"))
+            trace = self._new_trace(known.get("request_id"), asked)
             trace.open = False
-        trace.tenant, trace.key_id = g.get("tenant") or "anonymous", g.get("key_id")
+        trace.tenant, trace.key_id = known.get("tenant") or "anonymous", known.get("key_id")
         return trace
 
-    def _record(self, event: str, trace: _Trace) -> Record:
+    def _record(self, event: str, trace: _Trace, now: float | None = None) -> Record:
         return {
-            "timestamp": datetime.fromtimestamp(self._clock(), UTC),
+            "timestamp": datetime.fromtimestamp(self._clock() if now is None else now, UTC),
             "event": event,
             "request_id": trace.request_id,
             "tenant": trace.tenant,
@@ -189,20 +190,20 @@ class RequestLogger:
         if not trace.open:
             return
         trace.open = False
-        duration = round((self._timer() - trace.started) * 1000, 3)
-        record = self._record("REQUEST_END", trace)
-        record |= {"status": status_code, "duration_ms": duration, "cached": bool(cached)}
-        self._performance.write({**record, "event": "PERFORMANCE"})
+        duration, now = round((self._timer() - trace.started) * 1000, 3), self._clock()
+        outcome: Record = {"status": status_code, "duration_ms": duration, "cached": bool(cached)}
+        self._performance.write(lambda: self._record("PERFORMANCE", trace, now) | outcome)
+        more: Record = {}
         if status_code >= 400:
             level = "WARNING" if status_code < 500 else "ERROR"
-            code = _code_of(response_data)
-            self._errors.write({**record, "event": "REQUEST_ERROR", "level": level, "code": code})
+            failed: Record = {"level": level, "code": _code_of(response_data)}
+            self._errors.write(lambda: self._record("REQUEST_ERROR", trace, now) | outcome | failed)
         else:
-            record |= self._described("response", _text_of(response_data))
-        record |= self._described("prompt", prompt)
+            more |= self._described("response", _text_of(response_data))
+        more |= self._described("prompt", prompt)
         if cost_info:
-            record["cost"] = self._sealed(cost_info)
-        self._requests.write(record)
+            more["cost"] = self._sealed(cost_info)
+        self._requests.write(lambda: self._record("REQUEST_END", trace, now) | outcome | more)
 
     def _described(self, name: str, text: str | None) -> Record:
         if text is None:
@@ -226,6 +227,13 @@ class RequestLogger:
                 for key, item in value.items()
             }
         return [self._sealed(item, depth - 1) for item in value]
+
+
+def _current() -> Request | None:
+    """The request itself, looked up once: each attribute through Flask's proxy takes a microsecond."""
+    if not has_request_context():
+        return None
+    return cast(LocalProxy[Request], request)._get_current_object()
 
 
 def _digest(text: str) -> str:

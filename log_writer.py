@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from security.redaction import Redact, clean
 from security.redaction import redact as redact_secrets
 
 Record = dict[str, object]
+Entry = Record | Callable[[], Record]
 
 _TAIL = 65_536
 # What LineMaker keeps in mind: so many words of at most this length.
@@ -204,8 +205,12 @@ class LogChannel:
         """From a failed write until the next one that succeeds. Each write is a new attempt."""
         return self.file.failing
 
-    def write(self, record: Record, *, must_keep: bool = False) -> None:
-        """Queue the record. With `must_keep` a full queue means to write at once, on this thread."""
+    def write(self, record: Entry, *, must_keep: bool = False) -> None:
+        """Queue the record. With `must_keep` a full queue means to write at once, on this thread.
+
+        A function that makes the record is called on the writer's thread, where a batch of them is made in a
+        third of the time that each would take between requests.
+        """
         if not self._opened and not self._writer.closed:
             self._opened = True
             self.file.append([])  # so that the file is there when the first caller has its reply
@@ -217,15 +222,15 @@ class LogChannel:
             with self._counting:
                 self.dropped += 1
 
-    def store(self, records: list[Record]) -> None:
+    def store(self, records: Sequence[Entry]) -> None:
         lines = [line for record in records if (line := self._line(record))]
         lost = len(records) - len(lines) + self.file.append(lines)
         with self._counting:
             self.errors += lost
 
-    def _line(self, record: Record) -> bytes | None:
+    def _line(self, record: Entry) -> bytes | None:
         try:
-            return self._lines.line(record)
+            return self._lines.line(record if isinstance(record, dict) else record())
         except Exception:  # noqa: BLE001 - a sink: some value's own __str__ failed; counted by the caller
             return None
 
@@ -247,7 +252,7 @@ class LogWriter:
     ) -> None:
         self._max_queue, self._linger, self._idle, self._redact = max_queue, linger, idle, redact
         self._channels: dict[Path, LogChannel] = {}
-        self._queue: deque[tuple[LogChannel, Record] | threading.Event] = deque()
+        self._queue: deque[tuple[LogChannel, Entry] | threading.Event] = deque()
         self._changing = threading.Lock()
         self._thread: threading.Thread | None = None
         self._asleep, self._wake, self._hurry = False, threading.Event(), threading.Event()
@@ -276,7 +281,7 @@ class LogWriter:
     def failing(self) -> bool:
         return any(channel.failing for channel in self._channels.values())
 
-    def take(self, channel: LogChannel, record: Record) -> bool:
+    def take(self, channel: LogChannel, record: Entry) -> bool:
         if self.closed or len(self._queue) >= self._max_queue:
             return False
         self._push((channel, record))
@@ -299,7 +304,7 @@ class LogWriter:
             self._wake.set()
             thread.join(timeout)
 
-    def _push(self, item: tuple[LogChannel, Record] | threading.Event) -> None:
+    def _push(self, item: tuple[LogChannel, Entry] | threading.Event) -> None:
         self._queue.append(item)
         if self._thread is None:
             self._start()
@@ -337,7 +342,7 @@ class LogWriter:
         return idle
 
     def _drain(self) -> None:
-        batches: dict[LogChannel, list[Record]] = {}
+        batches: dict[LogChannel, list[Entry]] = {}
         waiting: list[threading.Event] = []
         for item in [self._queue.popleft() for _ in range(len(self._queue))]:
             if isinstance(item, threading.Event):

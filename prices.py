@@ -202,6 +202,8 @@ def dollars(nano: int) -> Decimal:
 
 def format_dollars(nano: int) -> str:
     """Nano-dollars as dollars with nine decimals: 1750525 is "0.001750525"."""
+    if not nano:  # the bill of every cached answer
+        return "0.000000000"
     whole, rest = divmod(abs(nano), 10**9)
     return f"{'-' if nano < 0 else ''}{whole}.{rest:09d}"
 

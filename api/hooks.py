@@ -51,7 +51,7 @@ class Hooks:
     def receive(self) -> None:
         """An id, a clock and a START line for the request; then refuse what must not go further."""
         asked = current_request()
-        given = asked.headers.get("X-Request-ID")
+        given = asked.environ.get("HTTP_X_REQUEST_ID")
         kept = given if given and REQUEST_ID.fullmatch(given) else new_request_id()
         visit = Visit(self._house.logger.log_request_start(kept), time.monotonic())
         g.visit = asked.environ[VISIT] = visit

@@ -198,8 +198,8 @@ def test_asks_beyond_the_calls_wait_within_their_deadline_and_are_then_refused(
     house = make_house(services)
     upstream.latency = 0.7
     began = time.monotonic()
-    responses = ask_together(house, 3, "text", lambda index: {"prompt": f"{index}"})
-    assert time.monotonic() - began < 1.5
+    responses = ask_together(house, 5, "text", lambda index: {"prompt": f"{index}"})
+    assert time.monotonic() - began < 2.5  # one after the other they would take 3.5
     assert statuses(responses)["miss"] == 1
     assert {response.status_code for response in responses} <= {200, 503, 504}
     assert house.services.gate.in_air == 0

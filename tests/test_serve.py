@@ -145,6 +145,14 @@ def live(start: Callable[..., Platform], upstream: Upstream) -> Callable[..., Pl
     return begin
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """One sandbox for all who only read or misbehave."""
+    platform = Platform(tmp_path_factory.mktemp("shared"), RATE_LIMIT="100000 per minute")
+    yield platform
+    platform.close()
+
+
 def wait_until(true: Callable[[], object], seconds: float = 10) -> bool:
     deadline = time.monotonic() + seconds
     while not true():
@@ -334,6 +342,35 @@ def test_a_start_that_logs_prompts_is_told_to_the_audit(start):
     assert (json.loads(line)["event"], json.loads(line)["severity"]) == ("PROMPT_LOG_ENABLED", "HIGH")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", TEXT, {"prompt": "Say hello."}),
+        ("POST", TEXT, {}),
+        ("GET", TEXT, None),
+        ("OPTIONS", TEXT, None),
+        ("GET", "/nowhere", None),
+        ("HEAD", "/api/v1/health", None),
+        ("GET", "/api/v1/stats", None),
+        ("GET", "/api//v1/health", None),
+        ("GET", "/swagger/", None),
+        ("GET", "/swaggerui/swagger-ui.css", None),
+    ],
+)
+def test_a_real_server_sends_the_headers_that_the_app_has_set_and_each_once(
+    shared, make_house, method, path, body
+):
+    house = make_house(google_api_key="", gemini_base_url="")
+    status, sent, _ = shared.request(method, path, body, X_Request_ID="my.own-id")
+    with house.client.open(path, method=method, json=body, headers={"X-Request-ID": "my.own-id"}) as response:
+        assert status == response.status_code
+        expected = Counter(name.lower() for name, _ in response.headers)
+        kind = response.headers["Content-Type"]
+    own = Counter(("date", "connection"))  # what the server may add
+    assert Counter(name.lower() for name, _ in sent.items()) - own == expected - own
+    assert (sent["Content-Type"], sent["X-Request-ID"]) == (kind, "my.own-id")
+
+
 # The end.
 
 
@@ -381,6 +418,38 @@ def test_a_signal_that_comes_with_the_banner_is_heard_too(start, number):
     platform = start()
     assert platform.end(number) == 0
     assert "Traceback" not in platform.stderr
+
+
+SLOW_STOP = """
+import os, signal, sys, threading, time
+from app import create_app
+from config import Settings
+from serve import drain_on_signals, open_server
+
+settings = Settings(port=0, log_dir=sys.argv[1])
+app = create_app(settings)
+server = open_server(app, settings)
+accept = server.handle_accept
+server.handle_accept = lambda: (time.sleep(0.5), accept())
+drain_on_signals(server, app.extensions["llm_platform"].load, 5)
+threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+server.run()
+print("ended")
+"""
+
+
+def test_the_end_is_not_lost_where_the_listener_takes_its_time_to_stop(tmp_path):
+    """waitress swallows whatever is raised inside a trigger's call, a SystemExit too: the process would stay for ever."""
+    run = subprocess.run(
+        [sys.executable, "-c", SLOW_STOP, str(tmp_path)],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=12,
+        check=False,
+    )
+    assert (run.stdout, run.returncode) == ("ended\n", 0), run.stderr
 
 
 def test_ctrl_c_lets_requests_in_flight_finish_like_sigterm(live, upstream):
@@ -478,14 +547,6 @@ def raw(port: int, data: bytes, seconds: float = 5) -> bytes:
         while piece := connection.recv(65536):
             received += piece
     return received
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """One sandbox for all who only read or misbehave."""
-    platform = Platform(tmp_path_factory.mktemp("shared"), RATE_LIMIT="100000 per minute")
-    yield platform
-    platform.close()
 
 
 def head(length: object, *more: str) -> bytes:
