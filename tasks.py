@@ -160,8 +160,8 @@ def category_schema(categories: tuple[str, ...]) -> dict[str, Any]:
 def read_reply(ask: Ask, text: str) -> str | None:
     """The answer in a model's reply, or None where it is not one that the task allows."""
     if ask.task is Task.CLASSIFY:
-        bare = text.strip()
-        return bare if bare in ask.categories else match_category(_named_category(text), ask.categories)
+        named = match_category(_named_category(text), ask.categories)
+        return match_category(text.strip(), ask.categories) if named is None else named
     if ask.task is Task.CODE:
         return unfence(text)
     return text

@@ -11,6 +11,7 @@ from flask_restx import Api, Namespace, Resource, fields
 from api import schemas
 from api.replies import render_answer
 from config import VERSION
+from rules import MODEL_NAME
 from services import Services
 from tasks import Task
 
@@ -33,13 +34,17 @@ generate = Namespace("generate", description="Text and code from a prompt", path
 classify = Namespace("classify", description="One category for a text", path="/classify")
 reports = Namespace("reports", description="What was used", path="/")
 
+MODEL = f"^{MODEL_NAME.pattern}$"
+
 prompt = generate.model(
     "Prompt",
     {
         "prompt": fields.String(required=True, min_length=1, example="Say hello in one sentence."),
-        "model": fields.String(description="a model id; the platform's own choice if left out"),
+        "model": fields.String(
+            pattern=MODEL, description="a model id; the platform's own choice if left out"
+        ),
         "max_tokens": fields.Integer(min=1, description="at most so many output tokens"),
-        "stream": fields.Boolean(default=False, description="answers come whole: false"),
+        "stream": fields.Boolean(enum=[False], default=False, description="answers come whole"),
     },
     strict=True,
 )
@@ -50,7 +55,9 @@ text_to_classify = classify.model(
         "categories": fields.List(
             fields.String, required=True, min_items=1, max_items=50, example=["positive", "negative"]
         ),
-        "model": fields.String(description="a model id; the platform's own choice if left out"),
+        "model": fields.String(
+            pattern=MODEL, description="a model id; the platform's own choice if left out"
+        ),
     },
     strict=True,
 )

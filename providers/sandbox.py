@@ -109,7 +109,7 @@ def _quote(text: str) -> str:
 def code_for(prompt: str) -> str:
     """A Python function that compiles, named and shaped after the prompt."""
     lowered = prompt.lower()
-    known = (recipe for stem, *recipe in _RECIPES if stem in lowered)
+    known = (recipe for stem, *recipe in _RECIPES if re.search(rf"\b{stem}", lowered))
     parameters, body = next(known, _NO_RECIPE)
     return (
         f"def {_function_name(prompt)}({parameters}):\n"

@@ -20,9 +20,19 @@ FLOORS = {
     "token_estimate": 0,
 }  # fmt: skip
 MAY_KNOW_FLASK = {"api", "app", "enhanced_logging", "serve"}
-SHADOWS = "limits jwt redis openai anthropic alembic google platform logging http types token secrets queue profile"
+SHADOWS = (
+    "limits jwt redis openai anthropic alembic google platform logging http types token secrets queue profile"
+)
 VAGUE = ("utils", "helpers", "common", "core", "manager", "handler")
-PROVIDER_LIBRARIES = ("langchain_google_genai", "langchain_core", "google.genai", "httpx", "httpcore", "genai_prices", "tiktoken")
+PROVIDER_LIBRARIES = (
+    "langchain_google_genai",
+    "langchain_core",
+    "google.genai",
+    "httpx",
+    "httpcore",
+    "genai_prices",
+    "tiktoken",
+)
 
 
 def house_files() -> list[Path]:
@@ -59,7 +69,9 @@ def test_a_file_imports_its_own_floor_or_below(path):
 
 
 def test_flask_is_known_at_the_street_only():
-    knowing = {room(path) for path in house_files() if {"flask", "flask_restx", "flask_limiter"} & imported(path)}
+    knowing = {
+        room(path) for path in house_files() if {"flask", "flask_restx", "flask_limiter"} & imported(path)
+    }
     assert knowing <= MAY_KNOW_FLASK
 
 

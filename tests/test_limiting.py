@@ -1,5 +1,7 @@
 """Rate limits: who is counted, how often they may ask, and that nobody asks more often than that."""
 
+# Above 300 lines, because counting, waiting, forging and the real server share one way to ask.
+
 from __future__ import annotations
 
 import threading

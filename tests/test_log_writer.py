@@ -337,7 +337,8 @@ def test_a_disk_that_hangs_holds_neither_callers_nor_flush_nor_close(tmp_path):
     writer.close(timeout=0.05)
     thread = writer._thread
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    assert thread is not None and thread.is_alive()
+    assert thread is not None
+    assert thread.is_alive()
     while thread.is_alive():
         try:
             os.read(reader, 65_536)

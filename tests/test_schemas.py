@@ -1,5 +1,7 @@
 """Whatever is sent as a body: an answer, or a refusal in one shape that names the field and costs nothing."""
 
+# Above 300 lines, because the lists of bad bodies are long, and splitting them would hide what is missing.
+
 from __future__ import annotations
 
 import gzip
