@@ -7,7 +7,6 @@ import hashlib
 import json
 import threading
 import time
-from base64 import b64decode
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -16,26 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from log_writer import LogChannel, LogWriter
-from prices import Rates, dollars
+from prices import Rates
 from tasks import Bill, Usage
 from token_estimate import estimate_tokens
+from tokenizer import load_encoding
+from usage_sums import Sum, dollars_of, usage_stats
 
 if TYPE_CHECKING:
-    from tiktoken import Encoding
+    pass
 
 MAX_RECORDS = 10_000
 LOG_BYTES, LOG_BACKUPS = 10 * 1024 * 1024, 5
 MAX_MINUTES = 31 * 24 * 60
 MAX_ENDPOINTS = 64
 MAX_COUNTED_CHARS = 100_000
-# The SHA-1 of the address that tiktoken would fetch is the name under which it looks for the file.
-CL100K_FILE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"
-CL100K_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
-# How cl100k_base cuts a text before it merges bytes; part of the encoding's definition.
-CL100K_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
-    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
-)
 
 
 class TokenCounter:
@@ -56,7 +49,7 @@ class TokenCounter:
         """Tokens in the text; only its first 100,000 characters are looked at, the rest is scaled."""
         if len(text) > MAX_COUNTED_CHARS:
             return self.count_tokens(text[:MAX_COUNTED_CHARS]) * len(text) // MAX_COUNTED_CHARS
-        encoding = _encoding(self._cache_dir)
+        encoding = load_encoding(self._cache_dir)
         if encoding is None:
             return estimate_tokens(text)
         try:
@@ -69,7 +62,7 @@ class TokenCounter:
     def calculate_cost(self, input_tokens: int, output_tokens: int) -> tuple[float, float, float]:
         """(input, output, total) in US dollars at this class's two prices; the road uses prices.py instead."""
         input_nano, output_nano = input_tokens * self._INPUT_NANO, output_tokens * self._OUTPUT_NANO
-        return _dollars(input_nano), _dollars(output_nano), _dollars(input_nano + output_nano)
+        return dollars_of(input_nano), dollars_of(output_nano), dollars_of(input_nano + output_nano)
 
     def bill(self, prompt: str, response: str, cached: bool) -> Bill:
         """An estimated bill for callers who have no provider's counts."""
@@ -79,19 +72,6 @@ class TokenCounter:
         if cached:
             return Bill(usage, saved_nano=input_nano + output_nano)
         return Bill(usage, input_nano=input_nano, output_nano=output_nano)
-
-
-@functools.cache
-def _encoding(cache_dir: str) -> Encoding | None:
-    """cl100k_base from its file, or None. tiktoken's own loader would go to the network for a missing or bad file."""
-    file = Path(cache_dir) / CL100K_FILE
-    data = file.read_bytes() if file.is_file() else b""
-    if hashlib.sha256(data).hexdigest() != CL100K_SHA256:
-        return None
-    from tiktoken import Encoding
-
-    ranks = {b64decode(token): int(rank) for token, rank in map(bytes.split, data.splitlines())}
-    return Encoding("cl100k_base", pat_str=CL100K_PATTERN, mergeable_ranks=ranks, special_tokens={})
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: that would triple what making one costs
@@ -128,37 +108,6 @@ class CostRecord:
     duration_ms: float = 0.0
 
 
-@dataclass(slots=True)
-class _Sum:
-    """What the requests of one endpoint in one minute add up to."""
-
-    requests: int = 0
-    cached: int = 0
-    coalesced: int = 0
-    failed: int = 0
-    unknown_cost: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    nano: int = 0
-    saved: int = 0
-
-    def add(self, record: CostRecord) -> None:
-        self.requests += 1
-        self.cached += record.cached
-        self.coalesced += record.cache_status == "coalesced"
-        self.failed += record.status >= 400
-        self.unknown_cost += record.cost_nanodollars is None
-        self.nano += record.cost_nanodollars or 0
-        self.saved += record.saved_nanodollars or 0
-        if not record.cached and record.cache_status != "coalesced":  # tokens count where they were paid
-            self.input_tokens += record.input_tokens
-            self.output_tokens += record.output_tokens
-
-    def merge(self, other: _Sum) -> None:
-        for name in _Sum.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
 def _nothing(_: CostRecord) -> None:
     """The sink where none is given."""
 
@@ -169,7 +118,7 @@ class _Book:
 
     overall_nano: int = 0
     records: deque[CostRecord] = field(default_factory=lambda: deque(maxlen=MAX_RECORDS))
-    minutes: dict[int, dict[str, _Sum]] = field(default_factory=dict)
+    minutes: dict[int, dict[str, Sum]] = field(default_factory=dict)
     endpoints: set[str] = field(default_factory=set)
 
 
@@ -226,9 +175,9 @@ class CostTracker:
                 response=answered,
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,
-                input_cost=_dollars(bill.input_nano),
-                output_cost=_dollars(bill.output_nano),
-                total_cost=_dollars(total),
+                input_cost=dollars_of(bill.input_nano),
+                output_cost=dollars_of(bill.output_nano),
+                total_cost=dollars_of(total),
                 cached=cached,
                 cached_tokens=usage.cached_tokens,
                 reasoning_tokens=usage.reasoning_tokens,
@@ -258,19 +207,19 @@ class CostTracker:
         if name not in book.endpoints:
             name = name if len(book.endpoints) < MAX_ENDPOINTS else "<other>"
             book.endpoints.add(name)
-        book.minutes.setdefault(minute, {}).setdefault(name, _Sum()).add(record)
+        book.minutes.setdefault(minute, {}).setdefault(name, Sum()).add(record)
 
     def get_usage_stats(self, hours: float = 24) -> dict[str, Any]:
         """What the last hours add up to, whole minutes; dollars as numbers, nano-dollars as integers."""
         since = int((self._clock() - hours * 3600) // 60)
-        ends: dict[str, _Sum] = {}
+        ends: dict[str, Sum] = {}
         with self._lock:
             for minute, sums in self._book.minutes.items():
                 if minute > since:
                     for name, part in sums.items():
-                        ends.setdefault(name, _Sum()).merge(part)
+                        ends.setdefault(name, Sum()).merge(part)
             overall = self._book.overall_nano
-        return _stats(hours, ends, overall)
+        return usage_stats(hours, ends, overall)
 
     def export_records(self, output_file: str | Path, hours: float | None = None) -> int:
         """Write the remembered records of the last hours as a JSON list, whole or not at all; how many."""
@@ -314,40 +263,3 @@ def _line(record: CostRecord) -> dict[str, Any]:
 
 
 _rates_text = functools.lru_cache(maxsize=256)(Rates.as_text)
-
-
-def _dollars(nano: int | None) -> Any:
-    if not nano:  # most requests are hits: theirs are zeros
-        return None if nano is None else 0.0
-    return float(dollars(nano))
-
-
-def _stats(hours: float, ends: dict[str, _Sum], overall_nano: int) -> dict[str, Any]:
-    whole = _Sum()
-    for part in ends.values():
-        whole.merge(part)
-    return {
-        "period_hours": hours,
-        **_reading(whole),
-        "overall_cost_nanodollars": overall_nano,
-        "endpoints": {name: _reading(part) for name, part in sorted(ends.items())},
-    }
-
-
-def _reading(part: _Sum) -> dict[str, Any]:
-    asked = part.requests or 1
-    return {
-        "total_requests": part.requests,
-        "cached_requests": part.cached,
-        "coalesced_requests": part.coalesced,
-        "failed_requests": part.failed,
-        "unknown_cost_requests": part.unknown_cost,
-        "cache_hit_rate": part.cached / asked,
-        "total_input_tokens": part.input_tokens,
-        "total_output_tokens": part.output_tokens,
-        "total_cost": _dollars(part.nano),
-        "total_cost_nanodollars": part.nano,
-        "average_cost_per_request": float(dollars(part.nano) / asked),
-        "cost_savings_from_cache": _dollars(part.saved),
-        "saved_nanodollars": part.saved,
-    }

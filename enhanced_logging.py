@@ -15,7 +15,8 @@ from typing import Any, cast
 from flask import Request, g, has_request_context, request
 from werkzeug.local import LocalProxy
 
-from log_writer import LogWriter, Record
+from log_lines import Record
+from log_writer import LogWriter
 from security.detection import Envelope, Finding, detect, scan_text
 from security.redaction import Redact, Verbatim
 

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cost_tracker import (
-    CL100K_FILE,
     MAX_COUNTED_CHARS,
     MAX_ENDPOINTS,
     MAX_MINUTES,
@@ -33,6 +32,7 @@ from log_writer import LogWriter
 from prices import Rates
 from tasks import Bill, Usage
 from tests.cache_contract import run_together
+from tokenizer import CL100K_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 NOON = 1_800_000_000.0  # a whole minute

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from log_writer import LogWriter, json_line
+from log_lines import json_line
+from log_writer import LogWriter
 from security.redaction import Verbatim, make_redactor
 
 ROOT = Path(__file__).resolve().parent.parent
