@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
+from api.failures import Failures
 from api.hooks import add_hooks
-from api.limiting import RateLimited, caller_of
 from api.ops import build_ops
-from api.replies import EXPOSED_HEADERS, render_bug, render_failure, render_refusal
+from api.replies import EXPOSED_HEADERS
 from api.v1 import build_v1
 from api.visit import add_headers
 from config import Settings, disarm_libraries, load_settings
-from errors import Overloaded, PlatformError
+from errors import PlatformError
 from services import Services, build_services
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -63,33 +63,10 @@ def _allow_origins(app: Flask, settings: Settings) -> None:
 
 
 def _shape_errors(app: Flask, house: Services) -> None:
-    def note_once(event: str, severity: str, who: str) -> None:
-        """One audit line a minute for what would otherwise write one for each refused request."""
-        if house.limits.increment_count((event, who)) == 1:
-            house.logger.log_security_event(event, severity, {"who": who})
-
-    def refused(refusal: HTTPException) -> Response:
-        if refusal.code == 413:
-            house.logger.log_security_event("BODY_TOO_LARGE", "LOW", {"length": request.content_length})
-        return render_refusal(refusal)
-
-    def failed(failure: PlatformError) -> Response:
-        if isinstance(failure, Overloaded):
-            house.metrics.shed()
-            note_once("LOAD_SHED", "MEDIUM", "platform")
-        elif isinstance(failure, RateLimited):
-            note_once("RATE_LIMITED", "LOW", caller_of(request.remote_addr or "unknown"))
-        if failure.status >= 500:
-            house.logger.log_error(failure, detail=getattr(failure, "detail", ""))
-        return render_failure(failure)
-
-    def bug(error: Exception) -> Response:
-        house.logger.log_error(error)
-        return render_bug()
-
-    app.register_error_handler(PlatformError, failed)
-    app.register_error_handler(HTTPException, refused)
-    app.register_error_handler(Exception, bug)
+    failures = Failures(house)
+    app.register_error_handler(PlatformError, failures.failed)
+    app.register_error_handler(HTTPException, failures.refused)
+    app.register_error_handler(Exception, failures.bug)
 
 
 if __name__ == "__main__":

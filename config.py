@@ -41,6 +41,12 @@ def _text(name: str, raw: str) -> str:
     return raw
 
 
+def _key(name: str, raw: str) -> str:
+    if not (raw.isascii() and raw.isprintable() and " " not in raw):
+        raise ConfigError(f"{name} must be plain letters, digits and signs, without spaces or line breaks.")
+    return raw
+
+
 def _names(name: str, raw: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in raw.split(",") if part.strip())
 
@@ -138,7 +144,7 @@ def setting(default: Any, read: Callable[[str, str], Any] = _text, *, secret: bo
 class Settings:
     """Everything that can be set; a field's upper-case name is its environment variable."""
 
-    google_api_key: str = setting("", secret=True)
+    google_api_key: str = setting("", _key, secret=True)
     gemini_model: str = setting("gemini-3.1-flash-lite")
     gemini_fallback_models: tuple[str, ...] = setting(("gemini-3.5-flash-lite",), _names)
     gemini_base_url: str = setting("", _base_url)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import rules
 from config import Settings, disarm_libraries, load_settings
 from cost_tracker import TokenCounter
-from errors import ContentBlocked, EmptyReply, InvalidReply
 from providers.base import Call, Meter, Provider, Reply, Terms, answer_from
 from providers.gemini_faults import client_failures, fault_of
+from providers.gemini_replies import read_message, with_usage
 from providers.retry import RetryPolicy
 from providers.sandbox import SandboxProvider
-from tasks import Ask, Task, Usage
+from tasks import Ask, Task
 
 if TYPE_CHECKING:
-    from langchain_core.messages import AIMessage
     from langchain_google_genai import ChatGoogleGenerativeAI
 
     from providers.transport import BoundedTransport
@@ -29,10 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GOOGLE = "https://generativelanguage.googleapis.com"
-WHOLE, CUT = "STOP", "MAX_TOKENS"
-REFUSALS = frozenset(
-    {"SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"}
-)
 # These models ignore a temperature; the client library warns on each call that sends one.
 FIXED_SAMPLING = frozenset({"gemini-3.5-flash-lite", "gemini-3.6-flash"})
 # The client counts whole milliseconds, and takes zero of them for no limit.
@@ -89,10 +83,13 @@ class GeminiProvider:
         if call.model != client.model:
             client = client.model_copy(update={"model": call.model})  # 22 us, and the same connections
         try:
-            message = client.invoke(_messages(call), **_options(call))
+            return read_message(
+                client.invoke(_messages(call), **_options(call)), call.model, transport.last_body
+            )
         except client_failures() as error:
-            raise fault_of(error) from error
-        return read_message(message, call.model, transport.last_body)
+            raise with_usage(fault_of(error), call.model, transport.last_body()) from error
+        finally:
+            transport.forget_body()
 
     def warm(self) -> None:
         self._connected()
@@ -138,78 +135,6 @@ def _options(call: Call) -> dict[str, Any]:
     if call.wording.schema is not None:
         options |= {"response_mime_type": "application/json", "response_json_schema": call.wording.schema}
     return options
-
-
-def read_message(message: AIMessage, asked_model: str, body: Callable[[], bytes]) -> Reply:
-    """A whole reply; a refusal or an empty reply is an error, not an answer.
-
-    The client drops the counts of a reply without candidates, although the prompt was billed: then they
-    are read from the body itself.
-    """
-    facts = message.response_metadata
-    reason = facts.get("finish_reason")
-    usage = read_usage(message.usage_metadata)
-    if not message.text.strip():
-        _refuse_empty(facts, reason, usage, asked_model, body)
-    model = facts.get("model_name") or asked_model
-    if reason in REFUSALS:
-        raise ContentBlocked(usage=usage, model=model)
-    if reason not in (WHOLE, CUT):
-        raise EmptyReply(usage=usage, model=model, detail=f"finish reason {reason}")
-    return Reply(str(message.text), usage, model, whole=reason == WHOLE)
-
-
-def _refuse_empty(
-    facts: Mapping[str, Any], reason: Any, usage: Usage | None, asked_model: str, body: Callable[[], bytes]
-) -> NoReturn:
-    raw = read_body(body())
-    usage = usage or raw_usage(raw)
-    model = facts.get("model_name") or str(raw.get("modelVersion") or asked_model)
-    if (facts.get("prompt_feedback") or {}).get("block_reason") or reason in REFUSALS:
-        raise ContentBlocked(usage=usage, model=model)
-    if reason is None and usage is None:
-        raise InvalidReply(transient=True, unknown=True, detail="a reply of another shape")
-    raise EmptyReply(usage=usage, model=model, detail=f"finish reason {reason}")
-
-
-def read_usage(counts: Mapping[str, Any] | None) -> Usage | None:
-    """The client library's counts, or None where the provider gave none; a zero that it gave is a zero."""
-    if counts is None:
-        return None
-    return Usage(
-        input_tokens=counts["input_tokens"],
-        output_tokens=counts["output_tokens"],
-        cached_tokens=(counts.get("input_token_details") or {}).get("cache_read") or 0,
-        reasoning_tokens=(counts.get("output_token_details") or {}).get("reasoning") or 0,
-    )
-
-
-def read_body(body: bytes) -> Mapping[str, Any]:
-    """A reply's body as an object; an empty one where it is something else."""
-    try:
-        raw = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return raw if isinstance(raw, dict) else {}
-
-
-def raw_usage(raw: Mapping[str, Any]) -> Usage | None:
-    """Gemini's own counts: its output excludes the thoughts, which are billed as output."""
-    counts = raw.get("usageMetadata")
-    if not isinstance(counts, dict):
-        return None
-
-    def count(name: str) -> int:
-        value = counts.get(name)
-        return value if isinstance(value, int) else 0
-
-    thoughts = count("thoughtsTokenCount")
-    return Usage(
-        count("promptTokenCount"),
-        count("candidatesTokenCount") + thoughts,
-        count("cachedContentTokenCount"),
-        thoughts,
-    )
 
 
 # The doors for Python callers; they use the same provider, wording and policy as the HTTP routes.

@@ -56,10 +56,23 @@ class NullMetrics:
     def read_from(self, readings: Callable[[], Iterable[Metric]]) -> None: ...
 
 
+def _harmless(method: Callable[..., None]) -> Callable[..., None]:
+    """A metric must not break a reply: what goes wrong in it is counted instead."""
+
+    @functools.wraps(method)
+    def guarded(self: PrometheusMetrics, *facts: Any) -> None:
+        try:
+            method(self, *facts)
+        except Exception:  # noqa: BLE001  a sink, and counted
+            self._errors.inc()
+
+    return guarded
+
+
 class PrometheusMetrics:
     """The same, for Prometheus."""
 
-    def __init__(self, version: str, mode: str) -> None:
+    def __init__(self, version: str, mode: str, models: Iterable[str] = ()) -> None:
         from prometheus_client import CollectorRegistry, Counter, Histogram, Info, disable_created_metrics
 
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left it untyped
@@ -80,21 +93,25 @@ class PrometheusMetrics:
             "llm_unpriced_answers_total", "Answers of unknown cost.", ["provider", "model"]
         )
         self._limited = count("llm_rate_limited_total", "Requests refused by a limit.", ["route"])
+        self._errors = count("llm_metric_errors_total", "Metrics that could not be taken.")
         self._shed = count("llm_shed_total", "Requests refused because the platform was full.")
         Info("llm_build", "The running version.", registry=self._registry).info(
             {"version": version, "mode": mode}
         )
-        self._models: set[str] = set()
+        self._models = set(models)
         self._naming = threading.Lock()
 
+    @_harmless
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         _child(self._requests, method, route, str(status)).observe(seconds)
 
+    @_harmless
     def upstream(self, provider: str, model: str, outcome: str, seconds: float) -> None:
-        _child(self._upstream, provider, self._known(model), outcome).observe(seconds)
+        _child(self._upstream, provider, self._known(model, learn=outcome == "ok"), outcome).observe(seconds)
 
+    @_harmless
     def answered(self, cache_status: str, bill: Bill) -> None:
-        provider, model = bill.provider, self._known(bill.model)
+        provider, model = bill.provider, self._known(bill.model, learn=cache_status != "failed")
         _child(self._answers, provider, model, cache_status).inc()
         if cache_status in ("hit", "coalesced"):
             _child(self._saved, provider, model, cache_status).inc(
@@ -133,11 +150,12 @@ class PrometheusMetrics:
         """Gauges and counters that other objects keep, asked for at each scrape."""
         self._registry.register(_Readings(readings))
 
-    def _known(self, model: str) -> str:
-        if model in self._models:
+    def _known(self, model: str, learn: bool) -> str:
+        """The model's name as a label. Callers may name what they like, so only models that answered are learnt."""
+        if model in self._models or not model:
             return model
         with self._naming:
-            if len(self._models) >= MAX_MODELS:
+            if not learn or len(self._models) >= MAX_MODELS:
                 return "<other>"
             self._models.add(model)
         return model

@@ -19,9 +19,12 @@ from waitress.task import WSGITask
 
 from api.visit import VISIT, WRITTEN_BY_SERVER
 from config import ConfigError, Settings
+from security.redaction import redact
 from services import Load, Services
 
 REFUSED_START = 78
+# The drain ran out of time, or a second signal ended it, with requests still at work.
+CUT_OFF = 1
 # Above Flask's own limit, so that the JSON 413 answers.
 MAX_WIRE_BODY_BYTES = 2 * 1024 * 1024
 # A connection that was used so lately may be about to send its request.
@@ -31,8 +34,8 @@ log = logging.getLogger("llm_platform")
 
 
 def main(build: Callable[[], Flask]) -> int:
-    """Build the app and serve until told to stop; 0 after a clean drain, 78 where the settings forbid to start."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    """Build the app and serve until told to stop; 0 after a clean drain, 1 after one cut short, 78 where the settings forbid."""
+    log_to_terminal()
     try:
         app = build()
         house: Services = app.extensions["llm_platform"]
@@ -51,7 +54,22 @@ def main(build: Callable[[], Flask]) -> int:
     print(banner(house.settings, server.effective_port), flush=True)  # noqa: T201
     server.run()
     house.close()
-    return 0
+    return CUT_OFF if is_at_work(server) else 0
+
+
+class OneLine(logging.Formatter):
+    """One line an event, without secrets: libraries put words of the provider into their warnings."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record)).encode("unicode_escape").decode()
+
+
+def log_to_terminal() -> None:
+    """Warnings of this process and its libraries go to standard error."""
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[terminal])
+    logging.captureWarnings(True)
 
 
 def warm_up(house: Services) -> None:
@@ -157,6 +175,14 @@ def speak_for_the_house(server: BaseWSGIServer, load: Load) -> None:
     class Channel(HTTPChannel):  # type: ignore[misc]  # waitress ships no types
         task_class = Task
 
+        def received(self, data: bytes) -> bool:
+            try:
+                return bool(super().received(data))
+            except ValueError:  # its parser trips over some addresses and lengths
+                self.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+                self.handle_close()
+                return False
+
     server.channel_class = Channel
 
 
@@ -195,10 +221,15 @@ def drain_on_signals(server: BaseWSGIServer, load: Load, drain_seconds: float) -
 
 def is_busy(server: BaseWSGIServer) -> bool:
     """Whether a request is waiting, at work, being written, or may be about to arrive."""
-    if server.task_dispatcher.queue:
-        return True
     lately = time.time() - QUIET_SECONDS
-    return any(
-        channel.requests or channel.total_outbufs_len or channel.last_activity > lately
+    return is_at_work(server) or any(
+        channel.total_outbufs_len or channel.last_activity > lately
         for channel in list(server.active_channels.values())
+    )
+
+
+def is_at_work(server: BaseWSGIServer) -> bool:
+    """Whether a request waits for its answer."""
+    return bool(server.task_dispatcher.queue) or any(
+        channel.requests for channel in list(server.active_channels.values())
     )

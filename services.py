@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Seconds of log lines that go to disk together: fewer, larger writes leave more of the interpreter to requests.
 LOG_LINGER = 0.05
+# Of a prompt or answer, where PROMPT_LOG lets them be kept at all.
+SHOWN_CHARS = 2048
 # So many failed calls in a row, and health says that the provider is failing.
 FAILING = 5
 
@@ -85,7 +87,9 @@ def build_services(settings: Settings, *, provider: Provider | None = None) -> S
     limits = RateLimitCache(settings.rate_limit_max_keys)
     flights, writer = SingleFlight(), LogWriter(linger=LOG_LINGER, redact=make_redactor(settings.secrets))
     gate = Gate(settings.upstream_concurrency, asks_in_air(settings.threads))
-    metrics = PrometheusMetrics(VERSION, settings.mode)
+    metrics = PrometheusMetrics(
+        VERSION, settings.mode, (settings.gemini_model, *settings.gemini_fallback_models)
+    )
     gated = GatedProvider(provider or _provider(settings), gate, metrics)
     counter = TokenCounter(settings.tiktoken_cache_dir)
     prices = _prices(settings)
@@ -125,6 +129,8 @@ def _prices(settings: Settings) -> PriceBook:
         return PriceBook(read_prices_file(settings.prices_file))
     except OSError as error:
         raise ConfigError(f"PRICES_FILE cannot be read ({error.strerror}).") from None
+    except RecursionError:
+        raise ConfigError("PRICES_FILE cannot be used: it is nested too deeply.") from None
     except PricesFileError as error:
         raise ConfigError(f"PRICES_FILE cannot be used: {error}") from None
 
@@ -132,8 +138,17 @@ def _prices(settings: Settings) -> PriceBook:
 def _tracker(settings: Settings, writer: LogWriter, counter: TokenCounter) -> CostTracker:
     path = Path(settings.log_dir) / "cost_tracking.log"
     channel = writer.channel(path, settings.log_max_bytes, settings.log_backups)
-    shown = digest if settings.prompt_log == "off" else str
-    return CostTracker(channel=channel, counter=counter, shown=shown)
+    return CostTracker(channel=channel, counter=counter, shown=_shown(settings))
+
+
+def _shown(settings: Settings) -> Callable[[str], str]:
+    """How much of a text a cost record keeps."""
+    redact = make_redactor(settings.secrets)
+    return {
+        "off": digest,
+        "redacted": lambda text: redact(text)[:SHOWN_CHARS],
+        "full": lambda text: text[:SHOWN_CHARS],
+    }[settings.prompt_log]
 
 
 def _logger(settings: Settings, writer: LogWriter) -> RequestLogger:

@@ -137,7 +137,7 @@ class Limits:
         self._reads = tuple(parse_many(settings.rate_limit_reads))
 
     def charge(self, caller: str, route: str, method: str) -> Allowance:
-        """What is left after this request. Raises RateLimited, and then charges nothing."""
+        """What is left after this request. Raises RateLimited, and then charges nothing (of several limits, two racers may)."""
         items = self._tasks if method == "POST" else self._reads
         if len(items) == 1:
             return _admitted(self._storage.charge(items[0], caller, route))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import re
 from typing import Any
 
 import orjson
@@ -18,7 +16,6 @@ from prices import format_dollars
 from tasks import Answer, Bill
 
 JSON = "application/json; charset=utf-8"
-_NOT_PLAIN = re.compile(r"[^\x21-\x7e]")
 
 # Headers that a browser's script may read.
 EXPOSED_HEADERS = (
@@ -58,7 +55,7 @@ def bill_headers(bill: Bill, overall_nano: int) -> list[tuple[str, str]]:
         ("X-Cost-Saved", _money(bill.saved_nano)),
         ("X-Tokens-Input", str(bill.usage.input_tokens)),
         ("X-Tokens-Output", str(bill.usage.output_tokens)),
-        ("X-Model", _plain(bill.model)),
+        ("X-Model", bill.model),
         ("X-Provider", bill.provider),
     ]
     if not bill.known:
@@ -66,12 +63,6 @@ def bill_headers(bill: Bill, overall_nano: int) -> list[tuple[str, str]]:
     if bill.usage.estimated:
         headers.append(("X-Tokens-Estimated", "true"))
     return headers
-
-
-@functools.lru_cache(maxsize=256)
-def _plain(name: str) -> str:
-    """A name that a provider chose, as a header may carry it."""
-    return _NOT_PLAIN.sub("?", name)[:100]
 
 
 def _money(nano: int | None) -> str:
@@ -105,14 +96,21 @@ def render_refusal(refusal: HTTPException) -> Response:
     if refusal.response is not None:
         return refusal.response  # type: ignore[return-value]  # only our own code attaches one
     status = refusal.code or 500
-    code, sentence = REFUSALS.get(
-        status, ("bad_request" if status < 500 else "internal_error", PlatformError.sentence)
-    )
+    code, sentence = REFUSALS.get(status, _unnamed(status))
     response = _error(status, code, sentence)
     for name, value in refusal.get_headers():
         if name not in ("Content-Type", "Content-Length"):
             response.headers[name] = value
     return response
+
+
+def _unnamed(status: int) -> tuple[str, str]:
+    if status >= 500:
+        return PlatformError.code, PlatformError.sentence
+    return (
+        "bad_request",
+        "The request cannot be served as it is. Leave out unusual headers, then send it again.",
+    )
 
 
 def render_bug() -> Response:

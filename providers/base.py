@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -30,6 +31,9 @@ class Reply:
     usage: Usage | None
     model: str
     whole: bool = True
+
+
+_NOT_PLAIN = re.compile(r"[^\x21-\x7e]")
 
 
 class Provider(Protocol):
@@ -71,9 +75,9 @@ class Meter:
             self.attempts += 1
             self.unknown_attempts += fault.unknown
             if fault.usage is not None:
-                self.charges.append((fault.model, fault.usage))
+                self.charges.append((plain_name(fault.model), fault.usage))
             raise
-        reply = replace(reply, text=whole_characters(reply.text))
+        reply = replace(reply, text=whole_characters(reply.text), model=plain_name(reply.model))
         self.attempts += 1
         self.charges.append((reply.model, reply.usage or self._estimated(call, reply)))
         return reply
@@ -89,6 +93,11 @@ class Terms:
 
     policy: RetryPolicy
     max_output_tokens: int
+
+
+def plain_name(name: str) -> str:
+    """A model id that a provider chose, as headers, labels and logs may carry it."""
+    return _NOT_PLAIN.sub("?", name)[:100]
 
 
 def whole_characters(text: str) -> str:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from errors import Overloaded, UpstreamFault
+from errors import ModelGone, Overloaded, UpstreamFault
 from metrics import Metrics
 from providers.base import Call, Provider, Reply
+
+# A refused content, an empty answer or a model that it does not have: the service is at work.
+AT_WORK = frozenset({"ok", "content_blocked", "upstream_empty", "invalid_input", "model_gone"})
 
 
 class Gate:
@@ -72,6 +75,9 @@ class GatedProvider:
             try:
                 reply = self._provider.call(replace(call, seconds=seconds))
                 outcome = "ok"
+            except ModelGone:
+                outcome = "model_gone"
+                raise
             except UpstreamFault as fault:
                 outcome = fault.code
                 raise
@@ -82,6 +88,5 @@ class GatedProvider:
 
     def _note(self, model: str, outcome: str, seconds: float) -> None:
         self._metrics.upstream(self.name, model, outcome, seconds)
-        # A refused content or an empty answer is the service at work.
-        failed = outcome not in ("ok", "content_blocked", "upstream_empty", "invalid_input")
+        failed = outcome not in AT_WORK
         self.failures_in_a_row = self.failures_in_a_row + 1 if failed else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import time
@@ -62,6 +63,10 @@ class BoundedTransport(httpx.BaseTransport):
     def last_body(self) -> bytes:
         """The body of the last reply on this thread, for facts that the client library leaves out."""
         return b"".join(getattr(self._seen, "chunks", ()))
+
+    def forget_body(self) -> None:
+        """Let go of that body: a thread may wait long for its next reply, and a body may have megabytes."""
+        self._seen.chunks = []
 
     def close(self) -> None:
         self._pool.close()
@@ -131,8 +136,27 @@ class _TimedBackend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        timeout = self.left(timeout, httpcore.ConnectTimeout)
-        return _TimedStream(super().connect_tcp(host, port, timeout, local_address, socket_options), self)
+        addresses = _addresses(host, port)
+        for number, address in enumerate(addresses, 1):
+            seconds = self.left(timeout, httpcore.ConnectTimeout)
+            share = None if seconds is None else seconds / (len(addresses) - number + 1)
+            try:
+                stream = super().connect_tcp(address, port, share, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if number == len(addresses):
+                    raise
+            else:
+                return _TimedStream(stream, self)
+        raise httpcore.ConnectError(f"{host} has no address")
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    """Every address of a host: given the name, the socket library would grant each of them the whole time."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpcore.ConnectError("the host's name cannot be resolved") from error
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class _TimedStream(httpcore.NetworkStream):

@@ -14,7 +14,7 @@ Severity = Literal["LOW", "MEDIUM", "HIGH"]
 # The server takes at most 16 KB of request line and headers: within that, padding hides nothing.
 LIMIT = 16_384
 _REMEMBERED_LENGTH = 256
-_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key"})
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key"})
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _fields(envelope: Envelope) -> Iterator[tuple[str, str, str, bool]]:
     for name, value in envelope.headers:
         name = name.lower()
         if name != "user-agent":
-            yield f"header:{name[:64]}", "text", value, name in _SECRET_HEADERS
+            yield f"header:{name[:64]}", "text", value, name in SECRET_HEADERS
         elif value != envelope.user_agent:
             yield "header:user-agent", "agent", value, False
 

@@ -7,14 +7,10 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+from security.detection import SECRET_HEADERS
+
 # Values that may be secrets are not remembered; an envelope with one is looked at each time.
-SECRET = (
-    "HTTP_AUTHORIZATION",
-    "HTTP_X_API_KEY",
-    "HTTP_X_GOOG_API_KEY",
-    "HTTP_COOKIE",
-    "HTTP_PROXY_AUTHORIZATION",
-)
+SECRET = frozenset(f"HTTP_{name.upper().replace('-', '_')}" for name in SECRET_HEADERS)
 LONGEST = 1024
 
 # A new one with each request, and none of the characters that an attack needs.

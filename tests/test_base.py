@@ -45,7 +45,7 @@ class Scripted:
         outcome = self._script.pop(0)
         if isinstance(outcome, BaseException):
             raise outcome
-        return outcome if isinstance(outcome, Reply) else Reply(outcome, ONE, f"served {call.model}")
+        return outcome if isinstance(outcome, Reply) else Reply(outcome, ONE, f"served-{call.model}")
 
     def retired(self, model: str) -> None:
         self.gone.append(model)
@@ -88,7 +88,7 @@ def test_a_provider_gets_the_tasks_wording_and_its_reply_is_read_as_the_task_pro
     (call,) = provider.calls
     assert (call.model, call.wording) == ("first", word(ask))
     assert 59 < call.seconds <= 60
-    assert (meter.charges, meter.attempts, meter.unknown_attempts) == ([("served first", ONE)], 1, 0)
+    assert (meter.charges, meter.attempts, meter.unknown_attempts) == ([("served-first", ONE)], 1, 0)
 
 
 @pytest.mark.parametrize(("asked", "allowed", "sent"), [(None, 100, 100), (7, 100, 7), (500, 100, 100)])
@@ -111,7 +111,7 @@ def test_one_repair_is_made_and_both_calls_are_noted():
         word(ask_for(Task.CLASSIFY)),
         word(ask_for(Task.CLASSIFY), repair=True),
     ]
-    assert meter.charges == [("served first", ONE)] * 2
+    assert meter.charges == [("served-first", ONE)] * 2
 
 
 def test_there_is_no_second_repair():
@@ -127,7 +127,7 @@ def test_a_fault_during_the_repair_keeps_the_first_charge():
         ask_for(Task.CLASSIFY),
         ContentBlocked,
     )
-    assert meter.charges == [("served first", ONE), ("m", Usage(3, 0))]
+    assert meter.charges == [("served-first", ONE), ("m", Usage(3, 0))]
 
 
 def test_a_model_that_is_gone_is_reported_and_the_next_one_answers():
@@ -162,7 +162,7 @@ def test_a_passing_fault_is_tried_again_with_the_same_words():
     provider = Scripted(UpstreamRateLimited(transient=True, delay=1), "x")
     _, meter = put(provider, ask_for())
     assert provider.calls[0].wording == provider.calls[1].wording
-    assert (meter.attempts, meter.charges) == (2, [("served first", ONE)])
+    assert (meter.attempts, meter.charges) == (2, [("served-first", ONE)])
 
 
 def test_what_may_have_been_billed_unseen_is_counted_apart():

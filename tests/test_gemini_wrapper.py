@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 import gemini_wrapper
 from conftest import House
 from errors import ContentBlocked, InvalidInput, InvalidReply, UpstreamFault
-from gemini_wrapper import FIXED_SAMPLING, GeminiProvider, raw_usage, read_body
+from gemini_wrapper import FIXED_SAMPLING, GeminiProvider
 from providers.base import Call
+from providers.gemini_replies import raw_usage, read_body
 from services import build_services
 from tasks import TEMPERATURES, Task, Usage, Wording
 from tests.cache_contract import run_together

@@ -30,6 +30,7 @@ FAMILIES = {
     "llm_unpriced_answers": "counter",
     "llm_rate_limited": "counter",
     "llm_shed": "counter",
+    "llm_metric_errors": "counter",
     "llm_cache_hits": "counter",
     "llm_cache_misses": "counter",
     "llm_cache_evictions": "counter",

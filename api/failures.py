@@ -1,0 +1,52 @@
+"""What becomes of a failed request: its log lines, its metrics, its reply."""
+
+from __future__ import annotations
+
+from flask import Response, request
+from werkzeug.exceptions import HTTPException
+
+from api.limiting import RateLimited, caller_of
+from api.replies import render_bug, render_failure, render_refusal
+from errors import Overloaded, PlatformError, UpstreamFault
+from lru_cache import RateLimitCache
+from services import Services
+
+
+class Failures:
+    """Flask's error handlers of one app."""
+
+    def __init__(self, house: Services) -> None:
+        self._house = house
+        # Its own store: audit marks must not mix with the callers that are being limited.
+        self._notes = RateLimitCache(1000)
+
+    def failed(self, failure: PlatformError) -> Response:
+        """A failure that the house knows."""
+        if isinstance(failure, Overloaded):
+            self._house.metrics.shed()
+            self._note_once("LOAD_SHED", "MEDIUM", "platform")
+        elif isinstance(failure, RateLimited):
+            self._note_once("RATE_LIMITED", "LOW", caller_of(request.remote_addr or "unknown"))
+        elif isinstance(failure, UpstreamFault):
+            # Our own words only: the exception behind it quotes the provider, who quotes the prompt.
+            said = f"{type(failure).__name__}: {failure.detail}"
+            self._house.logger.log_error(said, code=failure.code)
+        elif failure.status >= 500:
+            self._house.logger.log_error(failure)
+        return render_failure(failure)
+
+    def refused(self, refusal: HTTPException) -> Response:
+        """A refusal by Flask or Werkzeug."""
+        if refusal.code == 413:
+            self._house.logger.log_security_event("BODY_TOO_LARGE", "LOW", {"length": request.content_length})
+        return render_refusal(refusal)
+
+    def bug(self, error: Exception) -> Response:
+        """The outermost 500: a defect of ours."""
+        self._house.logger.log_error(error)
+        return render_bug()
+
+    def _note_once(self, event: str, severity: str, who: str) -> None:
+        """One audit line a minute for what would otherwise write one for each refused request."""
+        if self._notes.increment_count((event, who)) == 1:
+            self._house.logger.log_security_event(event, severity, {"who": who})
