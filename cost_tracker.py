@@ -140,7 +140,7 @@ class CostTracker:
     ) -> None:
         self._channel = channel or LogWriter().channel(Path(log_file), LOG_BYTES, LOG_BACKUPS)
         self._counter = counter or TokenCounter()
-        self._sink, self._shown, self._clock = sink, shown or digest, clock
+        self._sink, self.shown, self._clock = sink, shown or digest, clock
         self._book = _Book()
         self._lock = threading.Lock()
 
@@ -158,13 +158,18 @@ class CostTracker:
         cached: bool = False,
         *,
         bill: Bill | None = None,
+        response_shown: str | None = None,
         **facts: Any,
     ) -> CostRecord:
-        """Record one request; `facts` are further fields of CostRecord. Without a bill it is estimated."""
+        """Record one request; `facts` are further fields of CostRecord. Without a bill it is estimated.
+
+        `response_shown` is what `shown` made of the response, where the caller knows it already.
+        """
         bill = bill or self._counter.bill(prompt, response, cached)
         # One long call: merging dictionaries of fields would double what a record costs.
         usage, total = bill.usage, bill.total_nano
-        told, answered, now = self._shown(prompt), self._shown(response), self._clock()
+        told, now = self.shown(prompt), self._clock()
+        answered = self.shown(response) if response_shown is None else response_shown
         with self._lock:
             self._book.overall_nano += total or 0
             record = CostRecord(

@@ -114,9 +114,7 @@ class PrometheusMetrics:
         provider, model = bill.provider, self._known(bill.model, learn=cache_status != "failed")
         _child(self._answers, provider, model, cache_status).inc()
         if cache_status in ("hit", "coalesced"):
-            _child(self._saved, provider, model, cache_status).inc(
-                float(dollars(max(0, bill.saved_nano or 0)))
-            )
+            _child(self._saved, provider, model, cache_status).inc(_dollars(max(0, bill.saved_nano or 0)))
         else:
             self._billed(provider, model, bill)
 
@@ -133,7 +131,7 @@ class PrometheusMetrics:
         if bill.total_nano is None:
             _child(self._unpriced, provider, model).inc()
         else:
-            _child(self._cost, provider, model).inc(float(dollars(bill.total_nano)))
+            _child(self._cost, provider, model).inc(_dollars(bill.total_nano))
 
     def limited(self, route: str) -> None:
         _child(self._limited, route).inc()
@@ -172,6 +170,11 @@ class _Readings:
 
     def describe(self) -> Iterable[Metric]:
         return ()  # else the registry would collect once when it registers, before all objects are there
+
+
+@functools.lru_cache(maxsize=1024)
+def _dollars(nano: int) -> float:
+    return float(dollars(nano))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -29,16 +29,17 @@ KEPT_OVERHEAD_BYTES = 700
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is remembered of an answer: its text, and what was billed for it by model."""
+    """What is remembered of an answer: its text, what was billed for it by model, and what records show of it."""
 
     text: str
     model: str
     charges: tuple[tuple[str, Usage], ...]
     whole: bool
+    shown: str = ""
 
     @property
     def size_bytes(self) -> int:
-        return len(self.text.encode()) + KEPT_OVERHEAD_BYTES
+        return len(self.text.encode()) + len(self.shown) + KEPT_OVERHEAD_BYTES
 
 
 @dataclass(slots=True)
@@ -119,15 +120,17 @@ class Pipeline:
 
     def _buy(self, trip: Trip, status: str) -> tuple[Kept, Answer]:
         reply = answer_from(self._provider, trip.ask, trip.meter, self._terms)
-        kept = Kept(reply.text, reply.model, tuple(trip.meter.charges), reply.whole)
-        answer = self._record(trip, reply.text, self._bill(trip.meter, reply.model), status)
+        shown = self._tracker.shown(reply.text)  # once: hits are many
+        kept = Kept(reply.text, reply.model, tuple(trip.meter.charges), reply.whole, shown)
+        answer = self._record(trip, reply.text, self._bill(trip.meter, reply.model), status, shown=shown)
         if kept.whole and trip.ask.writes_cache:
             self._cache.put(trip.key, kept)
         return kept, answer
 
     def _free(self, trip: Trip, kept: Kept, status: str) -> Answer:
         """An answer that cost nothing; it saved what its calls would cost at today's prices."""
-        return self._record(trip, kept.text, self._free_bill(kept.model, kept.charges, self._today()), status)
+        bill = self._free_bill(kept.model, kept.charges, self._today())
+        return self._record(trip, kept.text, bill, status, shown=kept.shown)
 
     def _price_free(self, model: str, charges: tuple[tuple[str, Usage], ...], today: date) -> Bill:
         priced = self._price(charges, today)
@@ -163,7 +166,16 @@ class Pipeline:
     def _today(self) -> date:
         return datetime.fromtimestamp(self._clock(), UTC).date()
 
-    def _record(self, trip: Trip, text: str, bill: Bill, cache_status: str, status: int = 200) -> Answer:
+    def _record(
+        self,
+        trip: Trip,
+        text: str,
+        bill: Bill,
+        cache_status: str,
+        *,
+        status: int = 200,
+        shown: str | None = None,
+    ) -> Answer:
         trip.recorded = True
         ask = trip.ask
         record = self._tracker.track_request(
@@ -173,6 +185,7 @@ class Pipeline:
             text,
             cache_status == HIT,
             bill=bill,
+            response_shown=shown,
             request_id=ask.request_id,
             tenant=ask.tenant,
             task=ask.task.value,

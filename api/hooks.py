@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 import time
@@ -61,8 +62,9 @@ class Hooks:
             raise UnknownHost()
         if self._looks_bad(asked) and self._house.settings.threat_mode == "block":
             raise Blocked()
-        if asked.url_rule is not None and asked.blueprint not in UNLIMITED and asked.method != "OPTIONS":
-            self._admit(visit, asked, asked.url_rule.rule)
+        rule = asked.url_rule
+        if rule is not None and _is_limited(rule.endpoint) and asked.method != "OPTIONS":
+            self._admit(visit, asked, rule.rule)
 
     def _looks_bad(self, asked: Request) -> bool:
         envelope = envelope_of(asked.environ)
@@ -81,9 +83,10 @@ class Hooks:
     def finish(self, response: Response) -> Response:
         """Headers, the END line and the metrics."""
         visit = current_visit()
-        if response.content_type == "application/json":  # Flask-RESTX leaves the charset out
+        kind = response.content_type or ""
+        if kind == "application/json":  # Flask-RESTX leaves the charset out
             response.content_type = JSON
-        visit.headers += _common_headers(visit, response)
+        visit.headers += _common_headers(visit, response, kind.startswith("text/html"))
         self._account(visit, response.status_code)
         return response
 
@@ -118,6 +121,11 @@ def host_name(header: str) -> str:
     return (name if name and port.isdigit() else header).lower()
 
 
+@functools.cache
+def _is_limited(endpoint: str) -> bool:
+    return endpoint.rpartition(".")[0] not in UNLIMITED
+
+
 def new_request_id() -> str:
     """128 random bits; they name a request and guard nothing, so the fast generator will do."""
     return f"{_IDS.getrandbits(128):032x}"
@@ -133,13 +141,13 @@ def _parts(asked: Request) -> dict[str, Any]:
     }
 
 
-def _common_headers(visit: Visit, response: Response) -> list[tuple[str, str]]:
+def _common_headers(visit: Visit, response: Response, is_page: bool) -> list[tuple[str, str]]:
     headers = [("X-Request-ID", visit.request_id), ("X-Content-Type-Options", "nosniff")]
     if "Cache-Control" not in response.headers:
         headers.append(("Cache-Control", "no-store"))
     if visit.allowance is not None:
         headers += visit.allowance.headers()
-    return headers + list(PAGE_HEADERS) if response.mimetype == "text/html" else headers
+    return headers + list(PAGE_HEADERS) if is_page else headers
 
 
 def _cost_info(answer: Answer) -> dict[str, Any]:
