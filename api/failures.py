@@ -27,7 +27,7 @@ class Failures:
             self._note_once("LOAD_SHED", "MEDIUM", "platform")
         elif isinstance(failure, RateLimited):
             self._note_once("RATE_LIMITED", "LOW", caller_of(request.remote_addr or "unknown"))
-        elif isinstance(failure, UpstreamFault):
+        elif failure.status >= 500 and isinstance(failure, UpstreamFault):
             # Our own words only: the exception behind it quotes the provider, who quotes the prompt.
             said = f"{type(failure).__name__}: {failure.detail}"
             self._house.logger.log_error(said, code=failure.code)

@@ -16,7 +16,15 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="this machi
 
 
 def make(*words: str) -> str:
-    run = subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    # Inside `make test` a make says where it enters and leaves, which is not what it was asked.
+    run = subprocess.run(
+        ["make", "--no-print-directory", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
     return run.stdout
 
 
