@@ -70,6 +70,8 @@ def log_to_terminal() -> None:
     terminal.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[terminal])
     logging.captureWarnings(True)
+    # Its warnings of empty replies are told in api_errors.log by us, with the request that they belong to.
+    logging.getLogger("langchain_google_genai").setLevel(logging.ERROR)
 
 
 def warm_up(house: Services) -> None:
