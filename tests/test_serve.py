@@ -642,3 +642,13 @@ def test_no_header_of_a_reply_comes_from_a_callers_line_break(shared):
         head_of_reply = raw(shared.port, data.encode()).partition(b"\r\n\r\n")[0]
         assert head_of_reply.startswith(b"HTTP/1.")
         assert b"X-Forged" not in head_of_reply
+
+
+@pytest.mark.parametrize("target", [b"http://[::1/api", b"//[::1/api/v1/health"])
+def test_an_address_that_trips_the_servers_parser_is_400_and_leaves_no_stack_behind(start, target):
+    platform = start()
+    reply = raw(platform.port, b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert reply.split(b" ")[1] in (b"400", b"404")
+    assert platform.request("GET", "/api/v1/health")[0] == 200
+    assert platform.end() == 0
+    assert "Traceback" not in platform.stderr

@@ -183,3 +183,17 @@ def test_a_lost_connection_is_said_at_once(clients, upstream):
         ask(clients(), upstream)
     with pytest.raises(httpcore.ConnectError):
         clients().post("http://127.0.0.1:9/", json=BODY, timeout=2)
+
+
+def test_a_host_of_several_addresses_is_reached_by_the_one_that_answers(clients, upstream):
+    """localhost is ::1 and 127.0.0.1 on most machines; the upstream listens on the second only."""
+    url = upstream.url.replace("127.0.0.1", "localhost")
+    reply = clients().post(
+        f"{url}/v1beta/models/gemini-test:generateContent", json=BODY, headers={"x-goog-api-key": "any-key"}
+    )
+    assert reply.status_code == 200
+
+
+def test_a_host_without_an_address_is_a_connect_error(clients):
+    with pytest.raises(httpcore.ConnectError):
+        clients().post("http://no-such-host.invalid:1/", json=BODY, timeout=5)
