@@ -1,5 +1,7 @@
 """RequestLogger: what happened, to whom and how long it took, in four rotating logs of JSON lines."""
 
+# Above 300 lines, because the four logs of one request share its trace and its rules on texts.
+
 import time
 import uuid
 from collections import deque
