@@ -171,7 +171,7 @@ def test_a_huge_text_is_counted_in_no_time_and_in_proportion():
     huge = piece * (20_000_000 // len(piece))
     began = time.monotonic()
     count = counter.count_tokens(huge)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5.0
     rate = counter.count_tokens(huge[:MAX_COUNTED_CHARS]) / MAX_COUNTED_CHARS
     assert count == pytest.approx(len(huge) * rate, rel=1e-3)
 
@@ -182,7 +182,7 @@ def test_a_huge_text_is_counted_in_no_time_and_in_proportion():
 def test_no_text_is_slow_to_count(text):
     began = time.monotonic()
     TokenCounter().count_tokens(text)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5.0
 
 
 @given(st.text(max_size=200))

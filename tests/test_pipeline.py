@@ -221,10 +221,8 @@ def test_fifty_different_asks_at_once_do_not_wait_for_each_other(make_house, set
     services = build_services(settings)
     services.warm()  # as serving does before the first request
     house = make_house(services)
-    upstream.latency = 1.0
-    began = time.monotonic()
+    upstream.meet = 50
     responses = ask_together(house, 50, "text", lambda index: {"prompt": f"River number {index}."})
-    assert time.monotonic() - began < 2.5
     assert statuses(responses) == {"miss": 50}
     assert len({response.get_json()["generated_text"] for response in responses}) == 50
     assert upstream.max_in_flight == 50

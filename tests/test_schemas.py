@@ -233,7 +233,7 @@ def test_thousands_of_field_names_are_refused_in_no_time(house):
     body = f'{{{names},"z":1,"z":1}}'
     started = time.monotonic()
     assert_refused(house.client.post(TEXT, data=body, content_type=JSON), 400, "invalid_input", "z")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_coded_body_is_415_and_never_unpacked(house, upstream, coding):
     started = time.monotonic()
     response = house.client.post(TEXT, data=bomb, content_type=JSON, headers={"Content-Encoding": coding})
     assert_refused(response, 415, "unsupported_media_type")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     assert upstream.journal == []
 
 

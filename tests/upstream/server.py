@@ -18,8 +18,12 @@ from .wire import Connection, Reply, Request
 class Upstream:
     """A provider on 127.0.0.1, to be used as a context manager.
 
-    latency (seconds), fault_rate, seed and menu may be changed while it runs.
+    latency (seconds), meet, fault_rate, seed and menu may be changed while it runs. With meet set, a
+    call is answered only once that many have been in flight together, or after MEETING seconds: it
+    shows that callers do not wait for each other without a look at any clock.
     """
+
+    MEETING = 20.0
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class Upstream:
         port: int = 0,
     ) -> None:
         self.latency = latency
+        self.meet = 0
         self.port = port
         self.connections = 0
         self._choice = Choice(seed, fault_rate, menu)
@@ -186,7 +191,13 @@ class Upstream:
             self._journal.finish(call, status=status, delivered=whole, reported=outcome.reported(pieces))
 
         await connection.rest(self.latency)
+        await self._meet(connection)
         await connection.play(outcome.reply, told)
+
+    async def _meet(self, connection: Connection) -> None:
+        end = self._loop.time() + self.MEETING
+        while self._journal.max_in_flight < self.meet and self._loop.time() < end:
+            await connection.rest(0.005)
 
     def _aside(self, request: Request) -> Reply:
         """Everything but generate calls: the control of this server, and the models."""
