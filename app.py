@@ -9,6 +9,7 @@ from flask import Flask, Response
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
+from analytics.dashboard import build_dashboard
 from api.failures import Failures
 from api.hooks import add_hooks
 from api.ops import build_ops
@@ -42,6 +43,9 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     blueprint, api_v1 = build_v1()
     app.register_blueprint(blueprint)
     app.register_blueprint(build_ops(api_v1))
+    app.register_blueprint(
+        build_dashboard(lambda: house.ledger.reader, house.prices, house.logger.recent_events)
+    )
     return app
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 
@@ -117,6 +117,12 @@ def _base_url(name: str, raw: str) -> str:
     raise ConfigError(f"{name} must be an https:// address; http:// is allowed for this machine only.")
 
 
+def _database_url(name: str, raw: str) -> str:
+    if not re.match(r"(postgresql(\+psycopg)?|postgres|sqlite)://", raw):
+        raise ConfigError(f"{name} must begin with postgresql+psycopg:// or sqlite:///.")
+    return raw
+
+
 def _origins(name: str, raw: str) -> tuple[str, ...]:
     origins = _names(name, raw)
     if not all(_ORIGIN.fullmatch(origin) for origin in origins):
@@ -174,6 +180,9 @@ class Settings:
     prices_file: str = setting("")
     tiktoken_cache_dir: str = setting(".tiktoken")
 
+    data_dir: str = setting("data")
+    database_url: str = setting("", _database_url, secret=True)
+
     log_dir: str = setting("logs")
     log_max_bytes: int = setting(10_485_760, _whole(4096, 1 << 40))
     log_backups: int = setting(5, _whole(1, 1000))
@@ -197,9 +206,16 @@ class Settings:
         return ("localhost", "127.0.0.1", "[::1]") if self.on_loopback else None
 
     @property
+    def database_password(self) -> str:
+        try:
+            return unquote(urlsplit(self.database_url).password or "")
+        except ValueError:
+            return ""
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Values that must never appear in any output."""
-        return tuple(filter(None, (self.google_api_key,)))
+        return tuple(filter(None, (self.google_api_key, self.database_password)))
 
 
 def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None = ROOT / ".env") -> Settings:

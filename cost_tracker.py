@@ -9,20 +9,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from log_writer import LogChannel, LogWriter
-from prices import Rates
-from tasks import Bill, Usage
+from tasks import Bill, Charge, Usage
 from token_estimate import estimate_tokens
 from tokenizer import load_encoding
 from usage_sums import Sum, dollars_of, usage_stats
 
 if TYPE_CHECKING:
-    pass
+    from store.rows import Opening
 
 MAX_RECORDS = 10_000
 LOG_BYTES, LOG_BACKUPS = 10 * 1024 * 1024, 5
@@ -99,13 +98,21 @@ class CostRecord:
     model: str = ""
     attempts: int = 0
     unknown_attempts: int = 0
-    rates: tuple[Rates, ...] = ()
+    charges: tuple[Charge, ...] = ()
+    requested_model: str = ""
     request_id: str = ""
     tenant: str = "anonymous"
+    key_id: str = ""
+    user_id: str = ""
     task: str = ""
+    prompt_hash: str = ""
+    language: str = ""
+    lines: int = 0
     cache_status: str = ""
     status: int = 200
     duration_ms: float = 0.0
+    # The ledger's open row of this request, where it has one.
+    opening: Opening | None = None
 
 
 def _nothing(_: CostRecord) -> None:
@@ -126,6 +133,7 @@ class CostTracker:
     """Records each request once: in the running total, in the statistics, in the log, and in `sink`.
 
     Memory is bounded: the last 10,000 records and one sum per endpoint and minute of the last 31 days.
+    `sink` keeps the record for good and may return what has been spent by then, in nano-dollars.
     """
 
     def __init__(
@@ -134,7 +142,7 @@ class CostTracker:
         *,
         channel: LogChannel | None = None,
         counter: TokenCounter | None = None,
-        sink: Callable[[CostRecord], None] = _nothing,
+        sink: Callable[[CostRecord], int | None] = _nothing,
         shown: Callable[[str], str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -143,11 +151,6 @@ class CostTracker:
         self._sink, self.shown, self._clock = sink, shown or digest, clock
         self._book = _Book()
         self._lock = threading.Lock()
-
-    @property
-    def overall_nano(self) -> int:
-        """Nano-dollars spent since this tracker began."""
-        return self._book.overall_nano
 
     def track_request(
         self,
@@ -159,50 +162,60 @@ class CostTracker:
         *,
         bill: Bill | None = None,
         response_shown: str | None = None,
+        at: float | None = None,
         **facts: Any,
     ) -> CostRecord:
         """Record one request; `facts` are further fields of CostRecord. Without a bill it is estimated.
 
-        `response_shown` is what `shown` made of the response, where the caller knows it already.
+        `response_shown` is what `shown` made of the response, where the caller knows it already; `at` is
+        when the request came (UTC seconds; now). Raises whatever the sink raises, once log and statistics have it.
         """
         bill = bill or self._counter.bill(prompt, response, cached)
         # One long call: merging dictionaries of fields would double what a record costs.
         usage, total = bill.usage, bill.total_nano
-        told, now = self.shown(prompt), self._clock()
+        told, now = self.shown(prompt), self._clock() if at is None else at
         answered = self.shown(response) if response_shown is None else response_shown
-        with self._lock:
-            self._book.overall_nano += total or 0
-            record = CostRecord(
-                timestamp=now,
-                endpoint=endpoint,
-                user_ip=user_ip,
-                prompt=told,
-                response=answered,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                input_cost=dollars_of(bill.input_nano),
-                output_cost=dollars_of(bill.output_nano),
-                total_cost=dollars_of(total),
-                cached=cached,
-                cached_tokens=usage.cached_tokens,
-                reasoning_tokens=usage.reasoning_tokens,
-                estimated=usage.estimated,
-                cost_nanodollars=total,
-                saved_nanodollars=bill.saved_nano,
-                overall_nanodollars=self._book.overall_nano,
-                provider=bill.provider,
-                model=bill.model,
-                attempts=bill.attempts,
-                unknown_attempts=bill.unknown_attempts,
-                rates=bill.rates,
-                **facts,
-            )
-            self._note(record)
-        self._sink(record)
-        self._channel.write(functools.partial(_line, record), must_keep=True)
+        record = CostRecord(
+            timestamp=now,
+            endpoint=endpoint,
+            user_ip=user_ip,
+            prompt=told,
+            response=answered,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            input_cost=dollars_of(bill.input_nano),
+            output_cost=dollars_of(bill.output_nano),
+            total_cost=dollars_of(total),
+            cached=cached,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            estimated=usage.estimated,
+            cost_nanodollars=total,
+            saved_nanodollars=bill.saved_nano,
+            provider=bill.provider,
+            model=bill.model,
+            attempts=bill.attempts,
+            unknown_attempts=bill.unknown_attempts,
+            charges=bill.charges,
+            **facts,
+        )
+        try:
+            spent = self._sink(record)
+        finally:
+            record.overall_nanodollars = self._note(record)
+            self._channel.write(functools.partial(_line, record), must_keep=True)
+        if spent is not None:
+            record.overall_nanodollars = spent
         return record
 
-    def _note(self, record: CostRecord) -> None:
+    def _note(self, record: CostRecord) -> int:
+        """Add a record to what is remembered; what this tracker has seen spent by then."""
+        with self._lock:
+            self._book.overall_nano += record.cost_nanodollars or 0
+            self._remember(record)
+            return self._book.overall_nano
+
+    def _remember(self, record: CostRecord) -> None:
         book = self._book
         book.records.append(record)
         minute = int(record.timestamp // 60)
@@ -213,6 +226,11 @@ class CostTracker:
             name = name if len(book.endpoints) < MAX_ENDPOINTS else "<other>"
             book.endpoints.add(name)
         book.minutes.setdefault(minute, {}).setdefault(name, Sum()).add(record)
+
+    @property
+    def overall_nano(self) -> int:
+        """Nano-dollars spent since this tracker began."""
+        return self._book.overall_nano
 
     def get_usage_stats(self, hours: float = 24) -> dict[str, Any]:
         """What the last hours add up to, whole minutes; dollars as numbers, nano-dollars as integers."""
@@ -234,9 +252,7 @@ class CostTracker:
         output = Path(output_file)
         output.parent.mkdir(parents=True, exist_ok=True)
         part = output.with_name(output.name + ".part")
-        part.write_text(
-            json.dumps([asdict(record) for record in kept], indent=1, default=str), encoding="utf-8"
-        )
+        part.write_text(json.dumps([_told(record) for record in kept], indent=1), encoding="utf-8")
         part.replace(output)
         return len(kept)
 
@@ -260,11 +276,21 @@ def digest(text: str) -> str:
     return f"[{len(text)} characters, sha256 {mark}]"
 
 
-def _line(record: CostRecord) -> dict[str, Any]:
-    fields = {name: getattr(record, name) for name in CostRecord.__slots__}
-    fields["rates"] = [_rates_text(rates) for rates in record.rates]
-    fields["timestamp"] = datetime.fromtimestamp(record.timestamp, UTC)
+_LOGGED = tuple(name for name in CostRecord.__slots__ if name not in ("opening", "charges"))
+
+
+def _told(record: CostRecord) -> dict[str, Any]:
+    """A record as logs and exports show it."""
+    fields = {name: getattr(record, name) for name in _LOGGED}
+    fields["rates"] = _rates_text(record.charges)
     return fields
 
 
-_rates_text = functools.lru_cache(maxsize=256)(Rates.as_text)
+def _line(record: CostRecord) -> dict[str, Any]:
+    return {**_told(record), "timestamp": datetime.fromtimestamp(record.timestamp, UTC)}
+
+
+@functools.lru_cache(maxsize=256)
+def _rates_text(charges: tuple[Charge, ...]) -> list[dict[str, str]]:
+    rates = dict.fromkeys(charge.rates for charge in charges if charge.rates)
+    return [each.as_text() for each in rates]

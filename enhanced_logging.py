@@ -23,6 +23,7 @@ from security.detection import Envelope, Finding, detect, scan_text
 from security.redaction import Redact, Verbatim
 
 _TEN_MIB = 10 * 2**20
+_RECENT = 20
 _FRAMES, _TRACEBACK_LENGTH = 20, 8192
 _SCORES = {"LOW": 1, "MEDIUM": 3, "HIGH": 5}
 _BODY_TEXTS = ("prompt", "text", "categories", "messages", "input")
@@ -74,6 +75,7 @@ class RequestLogger:
     ) -> None:
         self._writer, self._owns_writer = writer or LogWriter(), writer is None
         self._clock, self._timer, self._prompt_log, self._address_of = clock, timer, prompt_log, address_of
+        self._recent: deque[Record] = deque(maxlen=_RECENT)
         self._slot = f"request_log_{id(self)}"  # two loggers in one request must not end each other's
         self._requests, self._performance, self._errors, self._audit = (
             self._writer.channel(Path(log_dir) / f"{name}.log", max_bytes, backups, redact)
@@ -127,7 +129,13 @@ class RequestLogger:
         """A line of the audit log, whatever the severity: LOW, MEDIUM, HIGH or CRITICAL."""
         record = self._record(event_type, self._trace())
         record |= {"severity": str(severity).upper(), "details": self._sealed(details)}
+        now_us = int(self._clock() * 1_000_000)
+        self._recent.append({"at_us": now_us, "event": str(event_type), "severity": record["severity"]})
         self._audit.write(record)
+
+    def recent_events(self) -> list[Record]:
+        """The last security events of this process, newest first, without what they were about."""
+        return list(self._recent.copy())[::-1]
 
     def _check_security_issues(self, request_data: Mapping[str, Any]) -> list[Finding]:
         """Findings in `path`, `query` or `args`, `headers`, `user_agent`; in the body's texts at most LOW.

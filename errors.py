@@ -54,6 +54,22 @@ class Overloaded(PlatformError):
         super().__init__(sentence, retry_after=retry_after)
 
 
+class HistoryTooShort(PlatformError):
+    """A forecast was asked for and there are too few days to make one from."""
+
+    status, code = 409, "history_too_short"
+    sentence = "There are too few days of usage yet to make a forecast. Try again when there are more."
+
+
+class LedgerUnavailable(PlatformError):
+    status, code = 503, "ledger_unavailable"
+    sentence = "The ledger cannot be written just now, so no request is served. Try again in a few seconds; if it stays, tell your operator."
+    retryable = True
+
+    def __init__(self, sentence: str | None = None, *, retry_after: float = 2) -> None:
+        super().__init__(sentence, retry_after=retry_after)
+
+
 class UpstreamFault(PlatformError):
     """One failed upstream call. What the provider said stays in `detail`, for our log only.
 

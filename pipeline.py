@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
 
+from code_facts import CodeFacts
 from cost_tracker import CostTracker
-from errors import DeadlineExceeded, PlatformError
+from errors import DeadlineExceeded, LedgerUnavailable, PlatformError
 from lru_cache import ResponseCache, response_key
 from metrics import Metrics
-from prices import Cost, PriceBook, Rates
-from providers.base import Meter, Provider, Terms, answer_from
+from prices import Cost, PriceBook
+from providers.base import NO_CODE, Meter, Provider, Terms, answer_from
 from providers.gate import Gate
 from single_flight import FlightTimeout, SharedFailure, SingleFlight
-from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Task, Usage
+from store.ledger import Ledger
+from store.rows import Opening
+from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Charge, Task, Usage, word
 
 HIT, MISS, COALESCED, BYPASS, FAILED = "hit", "miss", "coalesced", "bypass", "failed"
 MEMO_SIZE = 1024
@@ -36,6 +40,7 @@ class Kept:
     charges: tuple[tuple[str, Usage], ...]
     whole: bool
     shown: str = ""
+    code: CodeFacts = NO_CODE
 
     @property
     def size_bytes(self) -> int:
@@ -50,6 +55,10 @@ class Trip:
     key: str
     meter: Meter
     started: float
+    # The same moment on the wall clock: hour and day of the ledger's row.
+    at: float
+    prompt_hash: str
+    opening: Opening | None = None
     recorded: bool = False
 
 
@@ -66,6 +75,7 @@ class Pipeline:
         gate: Gate,
         prices: PriceBook,
         tracker: CostTracker,
+        ledger: Ledger,
         metrics: Metrics,
         estimate: Callable[[str], int],
         timer: Callable[[], float] = time.monotonic,
@@ -73,7 +83,7 @@ class Pipeline:
     ) -> None:
         self._provider, self._terms = provider, terms
         self._cache, self._flights, self._gate = cache, flights, gate
-        self._prices, self._tracker, self._metrics = prices, tracker, metrics
+        self._prices, self._tracker, self._ledger, self._metrics = prices, tracker, ledger, metrics
         self._estimate, self._timer, self._clock = estimate, timer, clock
         # The same few options and the same answers of a day come again with each hit.
         self._options = functools.lru_cache(MEMO_SIZE)(self._digest_options)
@@ -81,15 +91,29 @@ class Pipeline:
 
     def answer(self, ask: Ask) -> Answer:
         """The answer and its bill. Raises a PlatformError, billed if upstream calls were."""
-        trip = Trip(ask, self._key(ask), Meter(self._estimate), self._timer())
+        trip = Trip(
+            ask, self._key(ask), Meter(self._estimate), self._timer(), self._clock(), prompt_hash(ask.text)
+        )
         try:
-            return self._answer(trip)
-        except PlatformError as failure:
-            self._fail(trip, failure)
+            return self._answer_or_fail(trip)
+        except LedgerUnavailable as failure:
+            trip.recorded = True  # as far as it can be
+            if trip.meter.charges:
+                failure.bill = self._bill(trip.meter)
+                failure.overall_nano = self._ledger.overall_nano(ask.tenant)
             raise
         finally:
             if not trip.recorded:  # a bug of ours must not lose what was spent
                 self._record(trip, "", self._bill(trip.meter), MISS, status=500)
+
+    def _answer_or_fail(self, trip: Trip) -> Answer:
+        try:
+            return self._answer(trip)
+        except LedgerUnavailable:
+            raise
+        except PlatformError as failure:
+            self._fail(trip, failure)
+            raise
 
     def _answer(self, trip: Trip) -> Answer:
         kept: Kept | None = self._cache.get(trip.key) if trip.ask.reads_cache else None
@@ -119,10 +143,11 @@ class Pipeline:
         return self._buy(trip, MISS)
 
     def _buy(self, trip: Trip, status: str) -> tuple[Kept, Answer]:
+        trip.opening = self._ledger.open(trip.ask, self._bound(trip.ask), trip.prompt_hash, trip.at)
         reply = answer_from(self._provider, trip.ask, trip.meter, self._terms)
         shown = self._tracker.shown(reply.text)  # once: hits are many
-        kept = Kept(reply.text, reply.model, tuple(trip.meter.charges), reply.whole, shown)
-        answer = self._record(trip, reply.text, self._bill(trip.meter, reply.model), status, shown=shown)
+        kept = Kept(reply.text, reply.model, tuple(trip.meter.charges), reply.whole, shown, reply.code)
+        answer = self._record(trip, reply.text, self._bill(trip.meter, reply.model), status, kept=kept)
         if kept.whole and trip.ask.writes_cache:
             self._cache.put(trip.key, kept)
         return kept, answer
@@ -130,7 +155,7 @@ class Pipeline:
     def _free(self, trip: Trip, kept: Kept, status: str) -> Answer:
         """An answer that cost nothing; it saved what its calls would cost at today's prices."""
         bill = self._free_bill(kept.model, kept.charges, self._today())
-        return self._record(trip, kept.text, bill, status, shown=kept.shown)
+        return self._record(trip, kept.text, bill, status, kept=kept)
 
     def _price_free(self, model: str, charges: tuple[tuple[str, Usage], ...], today: date) -> Bill:
         priced = self._price(charges, today)
@@ -138,8 +163,8 @@ class Pipeline:
             usage=_sum(charges),
             model=model,
             provider=self._provider.name,
-            saved_nano=None if priced is None else sum(cost.total_nano for cost in priced),
-            rates=_rates(priced),
+            saved_nano=_added(priced, "total_nano"),
+            charges=_charges(charges, priced),
         )
 
     def _bill(self, meter: Meter, model: str = "") -> Bill:
@@ -149,19 +174,25 @@ class Pipeline:
             usage=_sum(meter.charges),
             model=model or last,
             provider=self._provider.name,
-            input_nano=None if priced is None else sum(cost.input_nano for cost in priced),
-            output_nano=None if priced is None else sum(cost.output_nano for cost in priced),
+            input_nano=_added(priced, "input_nano"),
+            output_nano=_added(priced, "output_nano"),
             attempts=meter.attempts,
             unknown_attempts=meter.unknown_attempts,
-            rates=_rates(priced),
+            charges=_charges(meter.charges, priced),
         )
 
-    def _price(self, charges: Sequence[tuple[str, Usage]], today: date) -> list[Cost] | None:
-        """The cost of each upstream call, or None if the price of one of them is unknown."""
+    def _price(self, charges: Sequence[tuple[str, Usage]], today: date) -> list[Cost | None]:
+        """The cost of each upstream call; None where its model has no price."""
         noon = datetime.combine(today, NOON)
-        costs = [self._prices.cost(self._provider.name, model, usage, noon) for model, usage in charges]
-        known = [cost for cost in costs if cost is not None]
-        return known if len(known) == len(costs) else None
+        return [self._prices.cost(self._provider.name, model, usage, noon) for model, usage in charges]
+
+    def _bound(self, ask: Ask) -> int | None:
+        """What one call for this ask costs at most: its input as counted, its output as capped."""
+        wording = word(ask)
+        given = self._estimate(wording.system) + self._estimate(wording.text)
+        usage = Usage(given, self._terms.output_tokens(ask))
+        cost = self._price([(self._provider.models(ask.model)[0], usage)], self._today())[0]
+        return None if cost is None else cost.total_nano
 
     def _today(self) -> date:
         return datetime.fromtimestamp(self._clock(), UTC).date()
@@ -174,10 +205,10 @@ class Pipeline:
         cache_status: str,
         *,
         status: int = 200,
-        shown: str | None = None,
+        kept: Kept | None = None,
     ) -> Answer:
         trip.recorded = True
-        ask = trip.ask
+        ask, code = trip.ask, kept.code if kept else NO_CODE
         record = self._tracker.track_request(
             ask.route,
             ask.address,
@@ -185,12 +216,18 @@ class Pipeline:
             text,
             cache_status == HIT,
             bill=bill,
-            response_shown=shown,
+            response_shown=kept.shown if kept else None,
+            at=trip.at,
             request_id=ask.request_id,
+            requested_model=ask.model or "",
             tenant=ask.tenant,
             task=ask.task.value,
+            prompt_hash=trip.prompt_hash,
+            language=code.language,
+            lines=code.lines,
             cache_status=cache_status,
             status=status,
+            opening=trip.opening,
             duration_ms=round((self._timer() - trip.started) * 1000, 3),
         )
         self._metrics.answered(cache_status if status == 200 else FAILED, bill)
@@ -232,8 +269,21 @@ def _sum(charges: Sequence[tuple[str, Usage]]) -> Usage:
     return sum((usage for _, usage in charges), NO_USAGE)
 
 
-def _rates(priced: list[Cost] | None) -> tuple[Rates, ...]:
-    return tuple(dict.fromkeys(cost.rates for cost in priced or ()))
+def _added(priced: Sequence[Cost | None], part: str) -> int | None:
+    """What the calls cost together; None if the price of one of them is unknown."""
+    return None if None in priced else sum(getattr(cost, part) for cost in priced)
+
+
+def _charges(calls: Sequence[tuple[str, Usage]], priced: Sequence[Cost | None]) -> tuple[Charge, ...]:
+    return tuple(
+        Charge(model, usage, cost.rates if cost else None)
+        for (model, usage), cost in zip(calls, priced, strict=True)
+    )
+
+
+def prompt_hash(text: str) -> str:
+    """The mark by which equal prompts are known in the ledger: half of their SHA-256, in hex."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _as_ones_own(shared: SharedFailure) -> Exception:

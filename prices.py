@@ -64,6 +64,11 @@ class Rates:
         input_nano = round(fresh * self.input_nano + cached * self.cached_nano)
         return Cost(input_nano, round(usage.output_tokens * self.output_nano), self)
 
+    def discount(self, usage: Usage) -> int:
+        """What the provider's own prompt cache took off the price of one call, in nano-dollars."""
+        cached = min(usage.cached_tokens, usage.input_tokens)
+        return round(usage.input_tokens * self.input_nano) - self.cost(usage).input_nano if cached else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:

@@ -46,6 +46,7 @@ def main(build: Callable[[], Flask]) -> int:
         return REFUSED_START
     if house.settings.prompt_log != "off":
         house.logger.log_security_event("PROMPT_LOG_ENABLED", "HIGH", {"mode": house.settings.prompt_log})
+    house.ledger.start()
     house.load.queue_length = lambda: len(server.task_dispatcher.queue)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # the queue's length is a metric of ours
     threading.Thread(target=warm_up, args=(house,), name="warm", daemon=True).start()

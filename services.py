@@ -23,6 +23,8 @@ from providers.retry import RetryPolicy
 from providers.sandbox import SandboxProvider
 from security.redaction import make_redactor
 from single_flight import SingleFlight
+from store.db import ledger_url
+from store.ledger import Ledger
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -51,6 +53,7 @@ class Services:
     provider: GatedProvider
     pipeline: Pipeline
     prices: PriceBook
+    ledger: Ledger
     cache: ResponseCache
     flights: SingleFlight
     gate: Gate
@@ -66,6 +69,7 @@ class Services:
         failing = self.provider.failures_in_a_row >= FAILING
         return {
             "provider": "degraded" if failing else "ok",
+            "ledger": self.ledger.state,
             "logs": "degraded" if self.writer.failing else "ok",
         }
 
@@ -75,6 +79,7 @@ class Services:
         self.provider.warm()
 
     def close(self) -> None:
+        self.ledger.stop()
         self.logger.close()
         self.writer.close()
 
@@ -93,7 +98,8 @@ def build_services(settings: Settings, *, provider: Provider | None = None) -> S
     gated = GatedProvider(provider or _provider(settings), gate, metrics)
     counter = TokenCounter(settings.tiktoken_cache_dir)
     prices = _prices(settings)
-    tracker = _tracker(settings, writer, counter)
+    ledger = _ledger(settings)
+    tracker = _tracker(settings, writer, counter, ledger)
     pipeline = Pipeline(
         provider=gated,
         terms=Terms(RetryPolicy(settings.llm_max_attempts), settings.max_output_tokens),
@@ -102,12 +108,25 @@ def build_services(settings: Settings, *, provider: Provider | None = None) -> S
         gate=gate,
         prices=prices,
         tracker=tracker,
+        ledger=ledger,
         metrics=metrics,
         estimate=counter.count_tokens,
     )
     logger = _logger(settings, writer)
     services = Services(
-        settings, gated, pipeline, prices, cache, flights, gate, tracker, limits, writer, logger, metrics
+        settings,
+        gated,
+        pipeline,
+        prices,
+        ledger,
+        cache,
+        flights,
+        gate,
+        tracker,
+        limits,
+        writer,
+        logger,
+        metrics,
     )
     metrics.read_from(functools.partial(_readings, services))
     return services
@@ -135,10 +154,19 @@ def _prices(settings: Settings) -> PriceBook:
         raise ConfigError(f"PRICES_FILE cannot be used: {error}") from None
 
 
-def _tracker(settings: Settings, writer: LogWriter, counter: TokenCounter) -> CostTracker:
+def _ledger(settings: Settings) -> Ledger:
+    try:
+        url = ledger_url(settings.database_url, settings.data_dir)
+    except ValueError as wrong:
+        raise ConfigError(f"DATABASE_URL {wrong}.") from None
+    keeps = settings.prompt_log != "off"
+    return Ledger(url, settings.data_dir, lease_seconds=settings.llm_timeout_seconds, keeps_texts=keeps)
+
+
+def _tracker(settings: Settings, writer: LogWriter, counter: TokenCounter, ledger: Ledger) -> CostTracker:
     path = Path(settings.log_dir) / "cost_tracking.log"
     channel = writer.channel(path, settings.log_max_bytes, settings.log_backups)
-    return CostTracker(channel=channel, counter=counter, shown=_shown(settings))
+    return CostTracker(channel=channel, counter=counter, shown=_shown(settings), sink=ledger.close)
 
 
 def _shown(settings: Settings) -> Callable[[str], str]:
@@ -170,6 +198,9 @@ def _readings(services: Services) -> Iterable[Metric]:
         "llm_cache_hits": ("Answers found in the cache.", cache["hit_count"]),
         "llm_cache_misses": ("Looks into the cache that found nothing.", cache["miss_count"]),
         "llm_cache_evictions": ("Answers that made room for others.", cache["evictions"]),
+        "llm_ledger_rows": ("Rows opened, closed or both at once.", services.ledger.rows),
+        "llm_ledger_commits": ("Commits that they took.", services.ledger.commits),
+        "llm_ledger_given_up": ("Open rows of dead processes that became unknown.", services.ledger.given_up),
         "llm_log_lines_dropped": ("Log lines lost because the queue was full.", services.writer.dropped),
         "llm_log_write_errors": ("Failed writes to log files.", services.writer.errors),
     }
@@ -178,6 +209,7 @@ def _readings(services: Services) -> Iterable[Metric]:
         "llm_cache_bytes": ("Bytes that they take.", cache["bytes"]),
         "llm_asks_in_air": ("Asks that lead, follow or wait for a provider call.", services.gate.in_air),
         "llm_flights_in_air": ("Provider calls that others may join.", services.flights.in_air()),
+        "llm_ledger_degraded": ("1 while rows go to the spool or nowhere.", services.ledger.state != "ok"),
         "llm_limiter_keys": ("Callers that the limiter counts.", limits["size"]),
         "llm_server_queue": ("Requests that wait for a thread.", services.load.queue_length()),
     }

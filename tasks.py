@@ -98,6 +98,15 @@ class Wording:
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """One upstream call that was billed, and the rates that priced it; None where its model has no price."""
+
+    model: str
+    usage: Usage
+    rates: Rates | None
+
+
+@dataclass(frozen=True, slots=True)
 class Bill:
     """What an ask cost, in nano-dollars. A cost of None is unknown: its model has no price."""
 
@@ -109,7 +118,7 @@ class Bill:
     saved_nano: int | None = 0
     attempts: int = 0
     unknown_attempts: int = 0
-    rates: tuple[Rates, ...] = ()
+    charges: tuple[Charge, ...] = ()
 
     @property
     def known(self) -> bool:

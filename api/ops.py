@@ -8,8 +8,9 @@ from typing import Any
 from flask import Blueprint, Response
 from flask_restx import apidoc
 
+from api.house import services
 from api.replies import json_reply
-from api.v1 import PlatformApi, services
+from api.v1 import PlatformApi
 from config import VERSION
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"

@@ -1,18 +1,19 @@
-"""Version 1: the three task routes, and the stats."""
+"""Version 1: the three task routes; its reports stand in api/reports."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response
 from flask_restx import Api, Namespace, Resource, fields
 
 from api import schemas
+from api.house import services
 from api.replies import render_answer
+from api.reports import reports
 from config import VERSION
 from rules import MODEL_NAME
-from services import Services
 from tasks import Task
 
 View = TypeVar("View", bound=Callable[..., Response])
@@ -25,14 +26,8 @@ class PlatformApi(Api):  # type: ignore[misc]  # Flask-RESTX ships no types
         return original_handler(error)
 
 
-def services() -> Services:
-    house: Services = current_app.extensions["llm_platform"]
-    return house
-
-
 generate = Namespace("generate", description="Text and code from a prompt", path="/generate")
 classify = Namespace("classify", description="One category for a text", path="/classify")
-reports = Namespace("reports", description="What was used", path="/")
 
 MODEL = f"^{MODEL_NAME.pattern}$"
 
@@ -128,18 +123,6 @@ class ClassifyText(Resource):  # type: ignore[misc]  # Flask-RESTX ships no type
         """Choose one of the categories for a text."""
         house = services()
         return render_answer("classification", house.pipeline.answer(schemas.read_classify(house.settings)))
-
-
-@reports.route("/stats")
-class Stats(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
-    def get(self) -> dict[str, Any]:
-        """What the cache, the costs and the limits look like now."""
-        house = services()
-        return {
-            "cache_stats": house.cache.get_stats(),
-            "usage_stats": house.tracker.get_usage_stats(),
-            "rate_limit_stats": {**house.limits.get_stats(), "limit": house.settings.rate_limit},
-        }
 
 
 def build_v1() -> tuple[Blueprint, PlatformApi]:

@@ -8,9 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from code_facts import CodeFacts, code_facts
 from errors import InvalidReply, ModelGone, ModelUnknown, PromptTooLong, UpstreamFault
 from providers.retry import RetryPolicy
-from tasks import Ask, Usage, Wording, read_reply, word
+from tasks import Ask, Task, Usage, Wording, read_reply, word
+
+# Of every answer that is no code.
+NO_CODE = CodeFacts("", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class Reply:
     usage: Usage | None
     model: str
     whole: bool = True
+    code: CodeFacts = NO_CODE
 
 
 _NOT_PLAIN = re.compile(r"[^\x21-\x7e]")
@@ -94,6 +99,10 @@ class Terms:
     policy: RetryPolicy
     max_output_tokens: int
 
+    def output_tokens(self, ask: Ask) -> int:
+        """The cap on the output of one call."""
+        return min(ask.max_tokens or self.max_output_tokens, self.max_output_tokens)
+
 
 def plain_name(name: str) -> str:
     """A model id that a provider chose, as headers, labels and logs may carry it."""
@@ -115,13 +124,18 @@ def answer_from(provider: Provider, ask: Ask, meter: Meter, terms: Terms) -> Rep
         reply = _reply_from(provider, ask, word(ask, repair), meter, terms)
         text = read_reply(ask, reply.text)
         if text is not None:
-            return replace(reply, text=text)
+            return replace(reply, text=text, code=_code_facts(ask, reply.text))
     raise InvalidReply("The model named none of the categories. Try again, or make the categories clearer.")
+
+
+def _code_facts(ask: Ask, told: str) -> CodeFacts:
+    """Looked at before a fence is taken off: it names the language."""
+    return code_facts(ask.text, told) if ask.task is Task.CODE else NO_CODE
 
 
 def _reply_from(provider: Provider, ask: Ask, wording: Wording, meter: Meter, terms: Terms) -> Reply:
     """A reply of the first model that the provider still has."""
-    max_tokens = min(ask.max_tokens or terms.max_output_tokens, terms.max_output_tokens)
+    max_tokens = terms.output_tokens(ask)
     gone: ModelGone | None = None
     for model in provider.models(ask.model):
         attempt = functools.partial(_attempt, provider, meter, model, wording, max_tokens)

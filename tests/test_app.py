@@ -38,7 +38,7 @@ def events(house, log: str = "api_requests.log") -> list[dict]:
 
 
 def test_create_app_builds_its_services_from_the_settings_it_is_given(tmp_path):
-    app = create_app(Settings(log_dir=str(tmp_path), gemini_model="some-model"))
+    app = create_app(Settings(log_dir=str(tmp_path), data_dir=str(tmp_path), gemini_model="some-model"))
     assert app.extensions["llm_platform"].settings.gemini_model == "some-model"
     assert list(tmp_path.iterdir()) == []
 
@@ -476,5 +476,5 @@ def test_switches_of_libraries_are_taken_away_when_an_app_is_made(tmp_path, monk
 
     for name in LIBRARY_SWITCHES:
         monkeypatch.setenv(name, "true")
-    create_app(replace(Settings(), log_dir=str(tmp_path)))
+    create_app(replace(Settings(), log_dir=str(tmp_path), data_dir=str(tmp_path)))
     assert not set(LIBRARY_SWITCHES) & set(os.environ)

@@ -34,6 +34,8 @@ STATUS_OF = {
     "unknown_host": 400,
     "unsupported_media_type": 415,
     "overloaded": 503,
+    "ledger_unavailable": 503,
+    "history_too_short": 409,
     "upstream_error": 502,
     "upstream_rate_limited": 429,
     "upstream_quota_exhausted": 503,

@@ -56,6 +56,7 @@ def rebuilt(services: Services, **parts: Any) -> Services:
         "gate": services.gate,
         "prices": services.prices,
         "tracker": services.tracker,
+        "ledger": services.ledger,
         "metrics": services.metrics,
         "estimate": len,
     }

@@ -50,7 +50,9 @@ PROMPTS = [
 
 @pytest.fixture
 def sandbox(make_house, settings, tmp_path):
-    quiet = Settings(log_dir=str(tmp_path / "logs"), rate_limit="100000 per minute")
+    quiet = Settings(
+        log_dir=str(tmp_path / "logs"), data_dir=str(tmp_path / "data"), rate_limit="100000 per minute"
+    )
     return make_house(build_services(quiet))
 
 

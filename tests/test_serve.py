@@ -39,7 +39,13 @@ JSON = {"Content-Type": "application/json"}
 def environment(log_dir: Path, **settings: str) -> dict[str, str]:
     """Nothing of this machine but PATH: each setting is the given one or, being empty, the default."""
     unset = {field.name.upper(): "" for field in fields(Settings)}
-    own = {"HOST": "127.0.0.1", "PORT": "0", "LOG_DIR": str(log_dir), "PYTHONDONTWRITEBYTECODE": "1"}
+    own = {
+        "HOST": "127.0.0.1",
+        "PORT": "0",
+        "LOG_DIR": str(log_dir),
+        "DATA_DIR": str(log_dir.parent / "data"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     return {"PATH": os.environ["PATH"], **unset, **own, **settings}
 
 
@@ -426,7 +432,7 @@ from app import create_app
 from config import Settings
 from serve import drain_on_signals, open_server
 
-settings = Settings(port=0, log_dir=sys.argv[1])
+settings = Settings(port=0, log_dir=sys.argv[1], data_dir=sys.argv[1])
 app = create_app(settings)
 server = open_server(app, settings)
 accept = server.handle_accept

@@ -94,9 +94,9 @@ def test_warming_reaches_the_provider_and_calls_nothing(settings):
 
 def test_checks_are_ok_until_something_fails(settings, tmp_path):
     services = build_services(settings, provider=Fake())
-    assert services.checks() == {"provider": "ok", "logs": "ok"}
+    assert services.checks() == {"provider": "ok", "ledger": "ok", "logs": "ok"}
     services.provider.failures_in_a_row = FAILING
-    assert services.checks() == {"provider": "degraded", "logs": "ok"}
+    assert services.checks() == {"provider": "degraded", "ledger": "ok", "logs": "ok"}
     services.close()
 
 

@@ -1,0 +1,109 @@
+"""Engines for SQLite and PostgreSQL, and the migrations that bring a database up to date."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+LEDGER_FILE = "ledger.db"
+# Any number will do that no other program on the same database takes.
+MIGRATION_LOCK = 0x11ED6E12
+# A connection that PostgreSQL does not answer counts as lost after so many seconds.
+CONNECT_SECONDS = 3
+_MIGRATIONS = Path(__file__).with_name("migrations")
+
+
+def ledger_url(database_url: str, data_dir: str) -> URL:
+    """Where the ledger lives. Raises ValueError, in words for an operator, where the address is none."""
+    if not database_url:
+        return URL.create("sqlite", database=str(Path(data_dir) / LEDGER_FILE))
+    try:
+        url = make_url(database_url)
+    except ArgumentError:
+        raise ValueError("is not a database address") from None
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("sqlite", "postgresql+psycopg") or not url.database:
+        raise ValueError("must name a database of PostgreSQL or SQLite")
+    return url
+
+
+def open_engine(url: URL, *, reads_only: bool = False) -> Engine:
+    """An engine that connects when first used."""
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, pool_size=16, max_overflow=0, pool_timeout=5)
+        event.listen(engine, "connect", _prepare_reader if reads_only else _prepare_sqlite)
+        return engine
+    told = {"connect_timeout": CONNECT_SECONDS, "application_name": "llm_platform"}
+    return create_engine(
+        url, pool_size=16, max_overflow=0, pool_timeout=5, pool_pre_ping=True, connect_args=told
+    )
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    # Before the first table, so that `vacuum` can give space back in small steps.
+    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _prepare_reader(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA busy_timeout=10000")
+    connection.execute("PRAGMA query_only=ON")
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the database to this version's tables; several processes may try at once."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    with _one_at_a_time(engine), engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
+            connection.commit()
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+            connection.commit()
+        finally:
+            if connection.dialect.name == "postgresql":
+                connection.rollback()
+                connection.execute(text(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})"))
+                connection.commit()
+
+
+def _one_at_a_time(engine: Engine) -> Any:
+    """SQLite's own locks do not hold a second process back until the first has made its tables."""
+    database = engine.url.database
+    if engine.dialect.name != "sqlite" or not database or database == ":memory:":
+        return nullcontext()
+    return _locked(Path(database).with_name("migrate.lock"))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether the database has the tables of this version."""
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    head = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+    return MigrationContext.configure(connection).get_current_revision() == head

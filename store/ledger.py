@@ -1,0 +1,315 @@
+"""The ledger's writing side: a row is opened before its call, closed with its bill, and committed either time."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from errors import LedgerUnavailable
+from store.db import migrate, open_engine
+from store.group_commit import GroupCommit
+from store.instances import Instance
+from store.rows import MICRO, Opening, Row, closed_row, is_open
+from store.spool import Spool, batches
+from store.tables import OPEN
+from store.writing import Write, Writer, overall_of
+
+if TYPE_CHECKING:
+    from cost_tracker import CostRecord
+    from tasks import Ask
+
+log = logging.getLogger("llm_platform")
+
+# Rows of another instance stay open so much longer than a request may take before they are given up.
+GRACE_SECONDS = 60.0
+TEND_SECONDS, ROUND_SECONDS = 1.0, 15.0
+OK, DEGRADED, DOWN = "ok", "degraded", "down"
+
+
+class Ledger:
+    """One row for every ask, committed before its reply.
+
+    Threads that write at the same moment share one commit. While PostgreSQL is away rows go to the spool; SQLite has no such second place.
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        data_dir: str,
+        *,
+        lease_seconds: float,
+        keeps_texts: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock, self._keeps_texts = clock, keeps_texts
+        self._lease_us = round((lease_seconds + GRACE_SECONDS) * MICRO)
+        self._engine = open_engine(url)
+        self._reader = open_engine(url, reads_only=True)
+        self._remote = url.get_backend_name() != "sqlite"
+        # The second writer is the keeper's: it needs no turn among the requests.
+        self._writer, self._second = Writer(self._engine), Writer(self._engine)
+        self._instance = Instance(data_dir)
+        self._spool = Spool(data_dir, self._instance.name)
+        self._group = GroupCommit(self._commit)
+        # Held while a batch is written, and by the keeper where nothing may be written meanwhile.
+        self._committing = threading.Lock()
+        self._totals: dict[str, int] = {}
+        self._ready = self._spooling = self._failing = False
+        # Bills of calls that were made but could not be written: tried again with every batch.
+        self._owed: list[Write] = []
+        self._keeper: threading.Thread | None = None
+        self._stopped, self._next_round = threading.Event(), 0.0
+        self.given_up = self.commits = self.rows = 0
+
+    # The two writes of a request.
+
+    def open(self, ask: Ask, reserved_nano: int | None, prompt_hash: str, at: float) -> Opening:
+        """Commit an open row, before anything is asked of a provider. Raises LedgerUnavailable."""
+        opening = Opening(secrets.randbits(63), round(at * MICRO), reserved_nano)
+        row = Row(
+            request_id=ask.request_id,
+            mark=opening.mark,
+            instance=self._instance.name,
+            state=OPEN,
+            at_us=opening.at_us,
+            expires_us=opening.at_us + self._lease_us,
+            route=ask.route[:100],
+            task=ask.task.value,
+            tenant=ask.tenant,
+            address=ask.address[:100],
+            requested_model=(ask.model or "")[:100],
+            reserved_nano=reserved_nano,
+            prompt_hash=prompt_hash,
+        )
+        self._submit(Write(row))
+        return opening
+
+    def close(self, record: CostRecord) -> int:
+        """Commit the row of a request that is over; what its tenant has spent by then, in nano-dollars."""
+        opening = record.opening or Opening(secrets.randbits(63), round(record.timestamp * MICRO), None)
+        row = closed_row(record, opening, self._instance.name, self._keeps_texts)
+        return self._submit(Write(row, closes=record.opening is not None))
+
+    def _submit(self, write: Write) -> int:
+        self._group.submit(write)
+        if write.failure is None:
+            return write.overall_nano
+        if is_our_mistake(write.failure):
+            raise write.failure
+        raise LedgerUnavailable() from write.failure
+
+    def _commit(self, batch: list[Write]) -> None:
+        with self._committing:
+            self._commit_held(batch)
+
+    def _commit_held(self, batch: list[Write]) -> None:
+        try:
+            self._store(batch)
+        except Exception as failure:  # noqa: BLE001  it is raised again by whoever brought the row
+            if is_our_mistake(failure) and len(batch) > 1:
+                for write in batch:
+                    self._commit_held([write])
+            else:
+                self._fail(batch, failure)
+
+    def _store(self, batch: list[Write]) -> None:
+        self._get_ready()
+        if not self._spooling:
+            try:
+                self._write(batch)
+            except database_errors() as failure:
+                if is_our_mistake(failure):
+                    raise
+                self._turn_to_spool(failure)
+        if self._spooling:
+            self._spool.append(batch)
+            self._count_spooled(batch)
+            self._failing = False
+
+    def _write(self, batch: list[Write]) -> None:
+        whole = [*self._owed, *batch]
+        self._totals |= self._writer.write(whole)
+        overall_of(whole, self._totals)
+        self._owed.clear()
+        self._failing = False
+        self.commits += 1
+        self.rows += len(batch)
+
+    def _count_spooled(self, batch: list[Write]) -> None:
+        for write in batch:
+            tenant = write.row.tenant
+            spent = 0 if is_open(write.row) else write.row.cost_nano or 0
+            self._totals[tenant] = write.overall_nano = self._totals.get(tenant, 0) + spent
+
+    def _turn_to_spool(self, failure: Exception) -> None:
+        if not self._remote:
+            raise failure
+        log.warning("the database is away, rows go to the spool: %s", type(failure).__name__)
+        self._spooling = True
+        if self._owed:
+            self._spool.append(self._owed)
+            self._owed.clear()
+
+    def _fail(self, batch: list[Write], failure: Exception) -> None:
+        ours = is_our_mistake(failure)
+        if ours or not self._failing:
+            log.error("the ledger cannot be written: %s", failure)
+        self._failing = self._failing or not ours
+        for write in batch:
+            write.failure = failure
+            if write.closes and not ours:  # its call was made: what it cost must not be lost
+                write.row.status = LedgerUnavailable.status
+                self._owed.append(write)
+
+    # Getting ready, and staying so.
+
+    def start(self) -> None:
+        """Make the tables and take over what dead processes left; from now on look after all that by itself."""
+        with self._committing:
+            try:
+                self._get_ready()
+            except write_errors() as failure:
+                self._fail([], failure)
+        if self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, name="ledger", daemon=True)
+            self._keeper.start()
+
+    def _get_ready(self) -> None:
+        """Tables, this instance's lock, the running totals: done once, at the first write."""
+        if self._ready or self._spooling:
+            return
+        try:
+            self._instance.enter()
+            migrate(self._engine)
+            self._take_over()
+            self._totals = self._writer.totals()
+        except database_errors() as failure:
+            self._turn_to_spool(failure)
+        else:
+            self._ready = True
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(TEND_SECONDS):
+            self.tend()
+
+    def tend(self) -> None:
+        """One round of care: come back from the spool, write what is owed, give up what others left open."""
+        try:
+            if self._spooling:
+                self._come_back()
+            elif self._failing:
+                self._try_again()
+            elif self._clock() >= self._next_round:
+                self._next_round = self._clock() + ROUND_SECONDS
+                self._take_over()
+        except write_errors() as failure:
+            log.info("the ledger still waits: %s", type(failure).__name__)
+
+    def _try_again(self) -> None:
+        with self._committing:
+            self._get_ready()
+            if not self._spooling:
+                self._writer.probe()
+                self._write([])
+
+    def _come_back(self) -> None:
+        """Drain the spool while it still takes rows, and the rest of it while nothing can be added."""
+        self._second.close()  # its connection may be one of before
+        migrate(self._engine)
+        for _ in range(2):
+            with self._committing:
+                self._spool.seal()
+            self._take_over()
+        with self._committing:
+            self._spool.seal()
+            self._drain(())
+            self._totals = self._second.totals()
+            self._ready, self._spooling, self._failing = True, False, False
+        log.warning("the database is back, and the spool is drained")
+
+    def _take_over(self) -> None:
+        """What dead processes left behind: their spool is drained, their open rows become unknown."""
+        dead = self._instance.dead()
+        self._drain(dead)
+        late = round(self._clock() * MICRO)
+        self.given_up += self._second.give_up(dead, late, self._instance.name)
+        for name in dead:
+            self._instance.bury(name)
+
+    def _drain(self, dead: Iterable[str]) -> None:
+        for path in self._spool.waiting(dead):
+            with suppress(FileNotFoundError):  # another instance may have drained it
+                for batch in batches(path):
+                    self._second.write(batch)
+            path.unlink(missing_ok=True)
+
+    # What others want to know.
+
+    @property
+    def reader(self) -> Engine:
+        """An engine for reading, once there is something to read. Raises LedgerUnavailable."""
+        if not self._ready:
+            self._ensure_tables()
+        return self._reader
+
+    def _ensure_tables(self) -> None:
+        with self._committing:
+            try:
+                self._get_ready()
+            except write_errors() as failure:
+                raise LedgerUnavailable() from failure
+
+    @property
+    def state(self) -> str:
+        """ok; degraded while rows go to the spool; down while they can go nowhere."""
+        if self._failing:
+            return DOWN
+        return DEGRADED if self._spooling else OK
+
+    def overall_nano(self, tenant: str) -> int:
+        """What a tenant has spent since the ledger began, as of this process's last write."""
+        return self._totals.get(tenant, 0)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._keeper is not None:
+            self._keeper.join(timeout=5)
+            self._keeper = None
+        with self._committing:
+            self._spool.seal()
+            self._writer.close()
+            self._second.close()
+            self._instance.leave()
+        self._engine.dispose()
+        self._reader.dispose()
+
+
+@functools.cache
+def database_errors() -> tuple[type[Exception], ...]:
+    """What SQLAlchemy raises, and the drivers below it."""
+    import psycopg
+
+    return SQLAlchemyError, sqlite3.Error, psycopg.Error
+
+
+def write_errors() -> tuple[type[Exception], ...]:
+    """Everything that can keep a row from its disk."""
+    return (*database_errors(), OSError)
+
+
+def is_our_mistake(failure: BaseException) -> bool:
+    """Whether the row itself cannot be stored, wherever; then nothing is gained by trying again."""
+    import psycopg
+
+    about_rows = (sqlite3.DataError, sqlite3.IntegrityError, psycopg.DataError, psycopg.IntegrityError)
+    return isinstance(failure, about_rows) or not isinstance(failure, write_errors())

@@ -1,0 +1,100 @@
+"""Rows that wait on this machine's disk while the database is away: written and fsynced, drained once each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import orjson
+
+from store.rows import row_from
+from store.writing import Write
+
+BATCH = 500
+
+
+class Spool:
+    """The spool files of one instance: the one being written, and those that wait to be drained."""
+
+    def __init__(self, data_dir: str | Path, instance: str) -> None:
+        self._folder = Path(data_dir) / "spool"
+        self._instance = instance
+        self._file: int | None = None
+        self._number = 0
+
+    def append(self, writes: Sequence[Write]) -> None:
+        """On disk when it returns. Raises OSError, and then nothing of it is there."""
+        lines = b"".join(_line(write) for write in writes)
+        file = self._open()
+        end = os.lseek(file, 0, os.SEEK_END)
+        try:
+            _write_all(file, lines)
+            os.fsync(file)
+        except OSError:
+            os.ftruncate(file, end)
+            raise
+
+    def _open(self) -> int:
+        if self._file is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._number += 1
+            path = self._folder / f"{self._instance}-{self._number:06d}.jsonl"
+            self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+            _fsync_folder(self._folder)
+        return self._file
+
+    def seal(self) -> None:
+        """Later rows go into a new file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def waiting(self, instances: Iterable[str]) -> list[Path]:
+        """Sealed files of these instances (and of this one), oldest first."""
+        names = {self._instance, *instances}
+        files = sorted(self._folder.glob("*.jsonl"))
+        sealed = files if self._file is None else [path for path in files if path != self._current()]
+        return [path for path in sealed if path.name.rpartition("-")[0] in names]
+
+    def _current(self) -> Path:
+        return self._folder / f"{self._instance}-{self._number:06d}.jsonl"
+
+
+def batches(path: Path) -> Iterator[list[Write]]:
+    """The writes of a spool file, in order, some hundred at a time."""
+    batch: list[Write] = []
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break  # cut off by a crash, so never acknowledged
+            batch.append(_write_from(line))
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _line(write: Write) -> bytes:
+    return orjson.dumps({"closes": write.closes, "row": asdict(write.row)}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _write_from(line: bytes) -> Write:
+    stored = orjson.loads(line)
+    return Write(row_from(stored["row"]), stored["closes"])
+
+
+def _write_all(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

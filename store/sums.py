@@ -1,0 +1,79 @@
+"""What closed rows add up to, by hour and by day: kept in the transaction of the rows themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import attrgetter
+
+from store.rows import Row
+from store.tables import DAY_US, HOUR_US, KEYS, UNKNOWN
+
+Key = tuple[int | str, ...]
+_keys_of = attrgetter(*KEYS)
+
+
+class Sums:
+    """Adds rows up. Taking a row back (`sign=-1`) undoes it, but for the slowest duration."""
+
+    def __init__(self) -> None:
+        self.hours: dict[Key, list[int]] = {}
+        self.days: dict[Key, list[int]] = {}
+        self.languages: dict[Key, list[int]] = {}
+        self.totals: dict[str, list[int]] = {}
+
+    def add(self, row: Row, sign: int = 1) -> None:
+        counted = _counted(row)
+        if sign < 0:
+            counted = [-number for number in counted]
+        keys = _keys_of(row)
+        _merge(self.hours, (row.at_us // HOUR_US, *keys), counted, row.duration_us)
+        _merge(self.days, (row.at_us // DAY_US, *keys), counted, row.duration_us)
+        spent, saved = sign * (row.cost_nano or 0), sign * (row.saved_nano or 0)
+        _plus(self.totals.setdefault(row.tenant, [0, 0, 0]), (sign, spent, saved))
+        if row.language:
+            place = (row.at_us // DAY_US, row.tenant, row.language)
+            _plus(self.languages.setdefault(place, [0, 0]), (sign, sign * row.lines))
+
+    def add_all(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self.add(row)
+
+
+def _counted(row: Row) -> list[int]:
+    """One row's share of each of tables.SUMS, in that order. Tokens count where they were paid."""
+    hit, coalesced = row.saved_by == "hit", row.saved_by == "coalesced"
+    saved, paid = row.saved_nano or 0, not row.saved_by
+    return [
+        1,
+        int(hit),
+        int(coalesced),
+        int(row.status >= 400 or not row.status),
+        int(row.cost_nano is None),
+        int(row.state == UNKNOWN),
+        row.attempts,
+        row.unknown_attempts,
+        row.input_tokens if paid else 0,
+        row.output_tokens if paid else 0,
+        row.cached_tokens if paid else 0,
+        row.reasoning_tokens if paid else 0,
+        row.cost_nano or 0,
+        saved if hit else 0,
+        saved if coalesced else 0,
+        row.discount_nano,
+        row.unknown_nano,
+        row.duration_us,
+    ]
+
+
+def _merge(sums: dict[Key, list[int]], key: Key, counted: list[int], slowest: int) -> None:
+    known = sums.get(key)
+    if known is None:
+        sums[key] = [*counted, slowest]
+        return
+    _plus(known, counted)
+    known[-1] = max(known[-1], slowest)
+
+
+def _plus(known: list[int], more: Iterable[int]) -> None:
+    for place, number in enumerate(more):
+        known[place] += number

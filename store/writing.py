@@ -1,0 +1,308 @@
+"""Batches of rows into the database: one transaction each, with the sums and totals that they change."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any, cast
+
+from sqlalchemy import Insert, Table, bindparam, case, literal_column, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Engine
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import ClauseElement
+
+from store.rows import CLOSING, COLUMNS, Row, closing_values_of, given_up, is_open, row_from, values_of
+from store.sums import Sums
+from store.tables import (
+    KEYS,
+    OPEN,
+    SETTLED,
+    SUMS,
+    language_days,
+    requests,
+    totals,
+    usage_days,
+    usage_hours,
+)
+
+# PostgreSQL that has not answered for so long is taken for gone.
+PATIENCE_SECONDS = 3.0
+
+
+class Write:
+    """One row on its way into the ledger: opened, closed, or both at once."""
+
+    __slots__ = ("closes", "done", "failure", "latch", "overall_nano", "row")
+
+    def __init__(self, row: Row, closes: bool = False) -> None:
+        self.row = row
+        # Whether the row was opened before; else it is new.
+        self.closes = closes
+        self.latch = threading.Lock()
+        self.latch.acquire()
+        self.done = False
+        self.failure: BaseException | None = None
+        self.overall_nano = 0
+
+
+class Writer:
+    """Writes on one connection of its own, kept open. One thread at a time: the caller holds a lock."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sqlite = engine.dialect.name == "sqlite"
+        self._sql = Statements(engine)
+        self._connection: Any = None
+
+    # A batch.
+
+    def write(self, writes: Sequence[Write]) -> dict[str, int]:
+        """Commit all or nothing; the totals of the tenants concerned. Raises the driver's errors.
+
+        A write that is already in the ledger changes nothing: after a commit of unknown outcome the same
+        batch may come again.
+        """
+        with self._transaction() as cursor:
+            if not self._at_once(cursor, writes):
+                cursor.execute("ROLLBACK")
+                cursor.execute(self._begin)
+                return self._finish(cursor, self._one_by_one(cursor, writes))
+            sums = Sums()
+            sums.add_all(write.row for write in writes if not is_open(write.row))
+            return self._finish(cursor, sums)
+
+    def _at_once(self, cursor: Any, writes: Sequence[Write]) -> bool:
+        """Whether every row went in as it came: nothing was there before, nothing was missing."""
+        new = [values_of(write.row) for write in writes if not write.closes]
+        closing = [closing_values_of(write.row) for write in writes if write.closes]
+        return _ran(cursor, self._sql.insert, new) and _ran(cursor, self._sql.close, closing)
+
+    def _one_by_one(self, cursor: Any, writes: Sequence[Write]) -> Sums:
+        sums = Sums()
+        for write in writes:
+            self._careful(cursor, write.row, sums)
+        return sums
+
+    def _careful(self, cursor: Any, row: Row, sums: Sums) -> None:
+        known = self._find(cursor, row)
+        if known is None and not self._insert(cursor, row):
+            known = self._find(cursor, row)  # another instance drains the same spool
+            if known is None:
+                # A caller who sends the same X-Request-ID twice makes two requests, and both have rows.
+                row.request_id = _other_name(row)
+                self._insert(cursor, row)
+        if known is not None and not self._close_known(cursor, known, row, sums):
+            return
+        if not is_open(row):
+            sums.add(row)
+
+    def _close_known(self, cursor: Any, known: Row, row: Row, sums: Sums) -> bool:
+        """Whether the row changed: a late bill replaces what was given up, and nothing is written twice."""
+        row = replace(row, request_id=known.request_id)
+        if is_open(row) or known.state == SETTLED or known == row:
+            return False
+        _ran(cursor, self._sql.close_any, [closing_values_of(row)])
+        if not is_open(known):
+            sums.add(known, -1)
+        return True
+
+    def _find(self, cursor: Any, row: Row) -> Row | None:
+        cursor.execute(self._sql.find, (row.mark, row.request_id, _other_name(row)))
+        found = cursor.fetchone()
+        return row_from(dict(zip(COLUMNS, found, strict=True))) if found else None
+
+    def _insert(self, cursor: Any, row: Row) -> bool:
+        return _ran(cursor, self._sql.insert, [values_of(row)])
+
+    def _finish(self, cursor: Any, sums: Sums) -> dict[str, int]:
+        for table, changes in (
+            (self._sql.hours, sums.hours),
+            (self._sql.days, sums.days),
+            (self._sql.languages, sums.languages),
+        ):
+            # In one order everywhere, so that two instances cannot wait for each other in a circle.
+            if changes:
+                cursor.executemany(table, [(*key, *changes[key]) for key in sorted(changes)])
+        overall = {}
+        for tenant in sorted(sums.totals):
+            cursor.execute(self._sql.totals, (tenant, *sums.totals[tenant]))
+            overall[tenant] = int(cursor.fetchone()[0])
+        return overall
+
+    # What is done on the same connection besides.
+
+    def probe(self) -> None:
+        """Write, and change nothing: raises as long as the database or its disk take no row."""
+        with self._transaction() as cursor:
+            cursor.execute(self._sql.totals, ("anonymous", 0, 0, 0))
+
+    def totals(self) -> dict[str, int]:
+        with self._transaction() as cursor:
+            cursor.execute("SELECT tenant, cost_nano FROM totals")
+            return {tenant: int(nano) for tenant, nano in cursor.fetchall()}
+
+    def give_up(self, instances: Iterable[str], before_us: int, own: str) -> int:
+        """Rows that dead instances, or anybody but `own` for too long, left open become unknown; how many."""
+        with self._transaction() as cursor:
+            cursor.execute(self._sql.all_open)
+            left = [row_from(dict(zip(COLUMNS, found, strict=True))) for found in cursor.fetchall()]
+            dead = set(instances)
+            stale = [row for row in left if row.instance in dead or _is_late(row, before_us, own)]
+            sums = Sums()
+            for row in stale:
+                if _ran(cursor, self._sql.close, [closing_values_of(given_up(row))]):
+                    sums.add(row)
+            self._finish(cursor, sums)
+            return len(stale)
+
+    # The connection.
+
+    @property
+    def _begin(self) -> str:
+        return "BEGIN IMMEDIATE" if self._sqlite else "BEGIN"
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        """A cursor in a transaction. After any error the connection is given up: its state is not known."""
+        with self._in_time():
+            try:
+                cursor = self._cursor()
+                cursor.execute(self._begin)
+                yield cursor
+                cursor.execute("COMMIT")
+            except BaseException:
+                self.close()
+                raise
+
+    def _cursor(self) -> Any:
+        if self._connection is None:
+            self._connection = self._engine.raw_connection()
+            driver = self._connection.driver_connection
+            if self._sqlite:
+                driver.isolation_level = None
+            else:
+                driver.autocommit = True
+        return self._connection.cursor()
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Nothing in psycopg ends a wait for a server that has frozen; cutting the socket does."""
+        if self._sqlite:
+            yield
+            return
+        watch = threading.Timer(PATIENCE_SECONDS, self._cut)
+        watch.daemon = True
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    def _cut(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            with socket.socket(fileno=os.dup(connection.driver_connection.fileno())) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if (
+                self._sqlite
+            ):  # closing alone keeps the lock, as long as a statement is remembered by a traceback
+                with suppress(sqlite3.Error):
+                    connection.driver_connection.rollback()
+            connection.invalidate()
+
+
+class Statements:
+    """The SQL, compiled once: SQLAlchemy's own way to a statement costs more than a cached hit may."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._dialect = engine.dialect
+        insert = self._insert_into(requests).values({name: bindparam(name) for name in COLUMNS})
+        by_mark = requests.c.mark == bindparam("b_mark")
+        whole: dict[str, Any] = {name: bindparam(name) for name in CLOSING}
+        named = update(requests).where(requests.c.request_id == bindparam("b_id"), by_mark).values(whole)
+        columns = [requests.c[name] for name in COLUMNS]
+        found = requests.c.request_id.in_([bindparam("b_id"), bindparam("b_other")])
+        self.insert = self._text(insert.on_conflict_do_nothing(), COLUMNS)
+        self.close = self._text(named.where(requests.c.state == _literal(OPEN)), (*CLOSING, "b_id", "b_mark"))
+        self.close_any = self._text(named, (*CLOSING, "b_id", "b_mark"))
+        self.find = self._text(
+            select(*columns).where(by_mark, found).with_for_update(), ("b_mark", "b_id", "b_other")
+        )
+        self.all_open = self._text(
+            select(*columns).where(requests.c.state == _literal(OPEN)).order_by(requests.c.seq), ()
+        )
+        self.hours = self._adding(usage_hours, ("start", *KEYS), SUMS)
+        self.days = self._adding(usage_days, ("start", *KEYS), SUMS)
+        self.languages = self._adding(language_days, ("start", "tenant", "language"), ("answers", "lines"))
+        self.totals = self._adding(totals, ("tenant",), ("requests", "cost_nano", "saved_nano"))
+
+    def _insert_into(self, table: Table) -> Any:
+        return (sqlite if self._dialect.name == "sqlite" else postgresql).insert(table)
+
+    def _adding(self, table: Table, keys: Sequence[str], sums: Sequence[str]) -> str:
+        """Insert, or add to what is there; of the totals it returns the new cost."""
+        slowest = ("slowest_us",) if "slowest_us" in table.c else ()
+        names = (*keys, *sums, *slowest)
+        insert = self._insert_into(table).values({name: bindparam(name) for name in names})
+        changed: dict[str, Any] = {name: table.c[name] + insert.excluded[name] for name in sums}
+        for name in slowest:
+            new, old = insert.excluded[name], table.c[name]
+            changed[name] = case((new > old, new), else_=old)
+        adding = insert.on_conflict_do_update(index_elements=list(keys), set_=changed)
+        return self._text(adding.returning(totals.c.cost_nano) if table is totals else adding, names)
+
+    def _text(self, statement: Insert | ClauseElement, order: Sequence[str]) -> str:
+        """The statement as its driver takes it, with parameters by position."""
+        compiled = cast(SQLCompiler, statement.compile(dialect=_positional(self._dialect)))
+        assert tuple(compiled.positiontup or ()) == tuple(order), (compiled.positiontup, order)
+        return str(compiled)
+
+
+def _positional(dialect: Any) -> Any:
+    """The same dialect, with its parameters by position: psycopg's default is by name."""
+    style = "qmark" if dialect.name == "sqlite" else "format"
+    return type(dialect)(paramstyle=style)
+
+
+def _literal(value: str) -> Any:
+    return literal_column(f"'{value}'")
+
+
+def _ran(cursor: Any, statement: str, rows: Sequence[Any]) -> bool:
+    """Whether the statement changed exactly one row for each of these."""
+    if not rows:
+        return True
+    if len(rows) == 1:
+        cursor.execute(statement, rows[0])
+    else:
+        cursor.executemany(statement, rows)
+    return bool(cursor.rowcount == len(rows))
+
+
+def _other_name(row: Row) -> str:
+    """For the row of a request under an id that another row has: `~` stands in no id that a caller can send."""
+    return f"{row.request_id}~{row.mark:x}"
+
+
+def _is_late(row: Row, before_us: int, own: str) -> bool:
+    return row.instance != own and row.expires_us is not None and row.expires_us < before_us
+
+
+def overall_of(writes: Sequence[Write], after: Mapping[str, int]) -> None:
+    """Each write's own running total, as if the batch had been written one after the other."""
+    left = dict(after)
+    for write in reversed(writes):
+        tenant = write.row.tenant
+        write.overall_nano = left.get(tenant, 0)
+        if not is_open(write.row) and tenant in left:
+            left[tenant] -= write.row.cost_nano or 0

