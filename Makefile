@@ -3,19 +3,30 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
+CHROMIUM := chromium chromium-browser google-chrome
+SEED   ?= 1
 NEEDS  := sys.version_info >= (3, 11)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench tokenizer lock clean
+.PHONY: help run test browser check format bench savings tokenizer chaos chaos-storm chaos-kill chaos-postgres chaos-disk lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run .env ## set up on first use, then serve on http://127.0.0.1:5000
 	@exec $(PY) app.py
 
-test: $(VENV)/.dev ## run every test; needs no key and no internet
+test: $(VENV)/.dev browser ## run every test; needs no key and no internet
 	$(PY) -m pytest -q --timeout 120
+
+browser: ## find Chromium, which tests of the dashboard drive, or install it (root on Debian)
+	@$(foreach name,$(CHROMIUM),command -v $(name) >/dev/null ||) \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Chromium for the tests of the dashboard (about a minute)..."; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null; \
+	else \
+		echo "There is no Chromium: tests of the dashboard in a browser are skipped. On Debian: sudo apt-get install chromium"; \
+	fi
 
 check: $(VENV)/.dev ## style, types and floors
 	$(VENV)/bin/ruff check .
@@ -30,6 +41,24 @@ format: $(VENV)/.dev ## put the code into the house format
 bench: $(VENV)/.dev ## print the table of benchmarks/README.md, about five minutes
 	$(PY) -m benchmarks
 
+savings: $(VENV)/.dev ## prove that paid + saved is the cost without the cache, about five minutes
+	$(PY) -m benchmarks.savings
+
+chaos: $(VENV)/.dev ## break a served platform in every way that chaos/README.md lists, about 20 minutes
+	$(PY) -m chaos all --seed $(SEED)
+
+chaos-storm: $(VENV)/.dev ## 5,000 requests, 30 % faults: ledger = headers = the provider's journal
+	$(PY) -m chaos storm --seed $(SEED)
+
+chaos-kill: $(VENV)/.dev ## kill -9, 100 times under load: no acknowledged row is lost, none is doubled
+	$(PY) -m chaos kill --seed $(SEED)
+
+chaos-postgres: $(VENV)/.dev ## stop, freeze and kill PostgreSQL under load: no failed reply, no lost row
+	$(PY) -m chaos postgres --seed $(SEED)
+
+chaos-disk: $(VENV)/.dev ## a disk of 1 MB runs full: no 200 without a row (needs root, for mount)
+	$(PY) -m chaos disk --seed $(SEED)
+
 tokenizer: $(VENV)/.run ## fetch tiktoken's file, for exact counts where a provider gives none (needs npm)
 	$(PY) benchmarks/prime_tokenizer.py --out .tiktoken
 
@@ -37,7 +66,7 @@ lock: ## pin requirements*.txt anew, with hashes (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements.txt -o requirements.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements.lock requirements-dev.txt -o requirements-dev.lock
 
-clean: ## remove what the other commands made, but for .env and logs
+clean: ## remove what the other commands made, but for .env, logs and data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,22 +24,28 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 
 class Child:
-    """A Python process of this checkout with no settings but the given ones; a context manager that ends it."""
+    """A Python process of this checkout with no settings but the given ones; a context manager that ends it.
 
-    def __init__(self, *arguments: str, **settings: str) -> None:
+    errors: the file that takes what it says on standard error; else that stands among our own.
+    """
+
+    def __init__(self, *arguments: str, errors: Path | None = None, **settings: str) -> None:
         self._command = [sys.executable, *arguments]
-        self._settings = settings
+        self._settings, self._errors = settings, errors
         self._read = b""
 
     def __enter__(self) -> Child:
-        self._process = subprocess.Popen(
-            self._command,
-            cwd=ROOT,
-            env=environment(**self._settings),
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        with ExitStack() as stack:
+            errors = stack.enter_context(self._errors.open("ab")) if self._errors else None
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                env=environment(**self._settings),
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,15 +53,24 @@ class Child:
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
 
+    def kill(self) -> None:
+        """No farewell and no clean-up: what the process had not on disk is lost."""
+        self._process.kill()
+        self._process.wait()
+
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
 
     def line(self, seconds: float) -> str:
         """The next line that the process prints, within these seconds."""
@@ -94,7 +110,8 @@ def environment(**settings: str) -> dict[str, str]:
 
 def platform(log_dir: str, **settings: str) -> Child:
     """The platform as `python app.py` serves it, on any free port, with limits that count but never refuse."""
-    return Child("app.py", **{"PORT": "0", "LOG_DIR": log_dir, "RATE_LIMIT": UNLIMITED, **settings})
+    own = {"PORT": "0", "LOG_DIR": log_dir, "DATA_DIR": f"{log_dir}/data", "RATE_LIMIT": UNLIMITED}
+    return Child("app.py", **(own | settings))
 
 
 def serve_jobs(run: Callable[..., dict[str, Any]]) -> None:

@@ -29,7 +29,11 @@ class House:
 
     def __init__(self, log_dir: str, room: int) -> None:
         settings = Settings(
-            log_dir=log_dir, rate_limit=UNLIMITED, cache_max_size=room, cache_max_bytes=1 << 40
+            log_dir=log_dir,
+            data_dir=f"{log_dir}/data",
+            rate_limit=UNLIMITED,
+            cache_max_size=room,
+            cache_max_bytes=1 << 40,
         )
         self.services: Services = build_services(settings)
         self._app: Flask = create_app(settings, self.services)

@@ -63,14 +63,17 @@ def _cpu(side: tuple[Reading, ...]) -> str:
 
 def machine(seconds: float, load: float, quick: bool) -> str:
     """One sentence on where, when and from what the figures come."""
-    model = next(
-        (line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine()
-    )
     return (
-        f"{os.cpu_count()} cores ({model.rpartition(': ')[2]}), {platform.system()}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores ({processor()}), {platform.system()}, Python {platform.python_version()}, "
         f"commit {commit()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; load at the start {load:.1f}; "
         f"{'a quick run of' if quick else 'took'} {seconds:.0f} s."
     )
+
+
+def processor() -> str:
+    """Its model as Linux names it, else its kind."""
+    named = (line for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
+    return next(named, platform.machine()).rpartition(": ")[2]
 
 
 def _lines(path: str) -> list[str]:

@@ -1,0 +1,41 @@
+"""Commands for finance and operators: `python cli.py --help`. Each opens only what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from commands import ledger
+from commands.terminal import Refused, tell
+from config import ConfigError, load_settings
+from errors import PlatformError
+
+FAILED, REFUSED = 1, 78
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 if all is well, 1 if not, 2 for wrong arguments, 78 for wrong settings."""
+    chosen = parser().parse_args(arguments)
+    try:
+        return int(chosen.run(load_settings(), chosen))
+    except ConfigError as wrong:
+        return tell(f"Not started: {wrong}", REFUSED)
+    except (Refused, PlatformError) as refusal:
+        return tell(str(refusal), FAILED)
+    except (SQLAlchemyError, OSError) as failure:
+        return tell(f"The ledger cannot be used ({type(failure).__name__}). Is its database there?", FAILED)
+    except KeyboardInterrupt:
+        return tell("Stopped; what was done so far stays done.", FAILED)
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(prog="cli.py", description=__doc__)
+    ledger.add_commands(whole.add_subparsers(required=True, metavar="COMMAND"))
+    return whole
+
+
+if __name__ == "__main__":
+    sys.exit(main())
