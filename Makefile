@@ -44,7 +44,7 @@ bench: $(VENV)/.dev ## print the table of benchmarks/README.md, about five minut
 savings: $(VENV)/.dev ## prove that paid + saved is the cost without the cache, about five minutes
 	$(PY) -m benchmarks.savings
 
-chaos: $(VENV)/.dev ## break a served platform in every way that chaos/README.md lists, about 20 minutes
+chaos: $(VENV)/.dev ## break a served platform in every way that chaos/README.md lists, about 12 minutes
 	$(PY) -m chaos all --seed $(SEED)
 
 chaos-storm: $(VENV)/.dev ## 5,000 requests, 30 % faults: ledger = headers = the provider's journal

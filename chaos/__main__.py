@@ -16,6 +16,7 @@ from chaos.goal import FAILED, LACKS_A_TOOL, PASSED, LacksTool, Run
 from chaos.kill import kill
 from chaos.postgres import postgres
 from chaos.storm import storm
+from chaos.table import publish
 
 # In order of value.
 GOALS: dict[str, Callable[[Run], None]] = {"storm": storm, "kill": kill, "postgres": postgres, "disk": disk}
@@ -27,12 +28,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("goal", choices=[*GOALS, "all"])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="the result; with `all` a folder for them")
+    parser.add_argument(
+        "--publish", action="store_true", help="put the result into chaos/results and its README"
+    )
     parser.add_argument("--short", action="store_true", help="some seconds in place of minutes")
     return parser.parse_args()
 
 
 def main() -> int:
     wanted = arguments()
+    if wanted.publish and wanted.short:
+        sys.exit("A short run proves too little to be published.")
     end_in_order()
     if wanted.goal != "all":
         return attempt(wanted.goal, wanted, wanted.json)
@@ -56,6 +62,8 @@ def attempt(goal: str, wanted: argparse.Namespace, file: Path | None) -> int:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    if wanted.publish:
+        publish(result)
     run.say("passed" if result["passed"] else f"FAILED: {result['problems']}")
     return PASSED if result["passed"] else FAILED
 

@@ -225,7 +225,11 @@ class Postgres:
             run.demand("Traceback" not in platform.last_words(), "a traceback", platform.last_words())
         judge(run, [*self.asked, *last], books, calls)
         self._all_served([*self.asked, *last])
+        outages = [
+            figures for name, figures in run.figures.items() if name in ("stopped", "frozen", "killed")
+        ]
         run.figures |= {
+            "ok_again_seconds_max": max(figures["ok_again_after_seconds"] for figures in outages),
             "asks": len(self.asked),
             "rows": dict(Counter(row["state"] for row in books.rows)),
             "calls": len(calls),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import attrgetter
+from operator import add, attrgetter
 
 from store.rows import Row
 from store.tables import DAY_US, HOUR_US, KEYS, UNKNOWN
@@ -17,17 +17,22 @@ class Sums:
 
     def __init__(self) -> None:
         self.hours: dict[Key, list[int]] = {}
-        self.days: dict[Key, list[int]] = {}
         self.languages: dict[Key, list[int]] = {}
         self.totals: dict[str, list[int]] = {}
+
+    @property
+    def days(self) -> dict[Key, list[int]]:
+        """What the hours add up to: once a batch, not once a row."""
+        days: dict[Key, list[int]] = {}
+        for (hour, *keys), counted in self.hours.items():
+            _merge(days, (int(hour) // 24, *keys), counted[:-1], counted[-1])
+        return days
 
     def add(self, row: Row, sign: int = 1) -> None:
         counted = _counted(row)
         if sign < 0:
             counted = [-number for number in counted]
-        keys = _keys_of(row)
-        _merge(self.hours, (row.at_us // HOUR_US, *keys), counted, row.duration_us)
-        _merge(self.days, (row.at_us // DAY_US, *keys), counted, row.duration_us)
+        _merge(self.hours, (row.at_us // HOUR_US, *_keys_of(row)), counted, row.duration_us)
         spent, saved = sign * (row.cost_nano or 0), sign * (row.saved_nano or 0)
         _plus(self.totals.setdefault(row.tenant, [0, 0, 0]), (sign, spent, saved))
         if row.language:
@@ -75,5 +80,6 @@ def _merge(sums: dict[Key, list[int]], key: Key, counted: list[int], slowest: in
 
 
 def _plus(known: list[int], more: Iterable[int]) -> None:
-    for place, number in enumerate(more):
-        known[place] += number
+    """Add to the first numbers of `known`, one each."""
+    added = list(map(add, known, more))
+    known[: len(added)] = added

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from chaos.check import journal_problems, open_problems, reply_problems, stories
 from chaos.goal import LACKS_A_TOOL, Run
 from chaos.load import Asked, Reply
 from chaos.plan import Plan, Wanted
+from chaos.table import README, RESULTS, markdown
 from store.db import migrate, open_engine
 from tests.ledger_rows import fill
 from tests.servers.postgres import PostgresServer
@@ -184,6 +187,14 @@ def test_a_result_says_what_failed_and_names_no_folder(tmp_path):
     told = run.result()
     assert (told["passed"], told["seed"], told["problems"]) == (False, 7, {"a promise": 1})
     assert str(tmp_path) not in str(told)
+
+
+def test_every_published_result_stands_in_the_readme_and_names_no_place():
+    known = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
+    if known:
+        assert markdown(known) in README.read_text()
+    assert not [result["goal"] for result in known if result["short"] or not result["passed"]]
+    assert not re.search(r"/(tmp|home|root|work)/", "".join(path.read_text() for path in RESULTS.glob("*")))
 
 
 def test_a_plan_is_the_same_for_the_same_seed():
