@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from chaos.goal import LACKS_A_TOOL, Run
 from chaos.load import Asked, Reply
 from chaos.plan import Plan, Wanted
 from chaos.table import README, RESULTS, markdown
+from prices import PriceBook
 from store.db import migrate, open_engine
+from tasks import Usage
 from tests.ledger_rows import fill
 from tests.servers.postgres import PostgresServer
 from tests.upstream import Call, Tokens
-from tests.upstream.bills import bill
+from tests.upstream.bills import PRICES, bill
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -112,6 +115,13 @@ def honest() -> World:
 def test_the_checks_find_nothing_where_all_agree():
     assert honest().problems() == {}
     assert bill(call("one")) == COST
+
+
+@pytest.mark.parametrize("model", PRICES)
+def test_the_prices_by_hand_are_those_of_the_price_book(model):
+    fresh, cached, output = PRICES[model]
+    cost = PriceBook().cost("gemini", model, Usage(3, 1, cached_tokens=1), datetime.now(UTC))
+    assert (cost.input_nano, cost.output_nano) == (2 * fresh + cached, output)
 
 
 def edit(number: int, **facts: Any) -> Callable[[World], None]:

@@ -1,0 +1,57 @@
+"""The published results: one JSON file a run, and the table of the README made from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.table import table
+
+RESULTS = Path(__file__).with_name("results")
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- results: python -m chaos all --publish -->", "<!-- end of results -->"
+HEAD = ("goal", "seed", "result", "what happened", "took", "commit", "when")
+# In one line, with the names of the figures in the JSON.
+STORIES = {
+    "storm": (
+        "{requests:,} asks, {calls:,} calls, {faults:,} faults; {ledger_nano:,} nano-dollars in ledger, headers and "
+        "journal; {success_of_retryable:.1%} success where a retry can help, {calls_per_paid_request} calls an ask"
+    ),
+    "kill": (
+        "{kills} kills, {acknowledged:,} replies of {asks:,} asks; ready after {ready_seconds[median]} s, at most "
+        "{ready_seconds[max]} s"
+    ),
+    "postgres": (
+        "{asks:,} asks; stopped {stopped[seconds]} s (p99 {stopped[p99_seconds]} s), frozen {frozen[seconds]} s "
+        "(p99 {frozen[p99_seconds]} s), killed {killed[seconds]} s (p99 {killed[p99_seconds]} s); ok again after at "
+        "most {ok_again_seconds_max} s"
+    ),
+    "disk": "{asks:,} asks, {rows:,} rows; served again after at most {recovery_seconds_max} s",
+}
+
+
+def publish(result: dict[str, Any]) -> None:
+    """Keep the result, in place of an earlier one of the same goal and seed, and write the table anew."""
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{result['goal']}-{result['seed']}.json"
+    file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    before, begin, rest = README.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{README.name} has lost its marks {BEGIN} and {END}.")
+    known = [json.loads(path.read_text("utf-8")) for path in RESULTS.glob("*.json")]
+    README.write_text(f"{before}{BEGIN}\n\n{markdown(known)}\n\n{END}{after}", "utf-8")
+
+
+def markdown(results: list[dict[str, Any]]) -> str:
+    order = list(STORIES)
+    known = sorted(results, key=lambda result: (order.index(result["goal"]), result["seed"]))
+    return table(HEAD, [cells(result) for result in known])
+
+
+def cells(result: dict[str, Any]) -> list[str]:
+    verdict = "passed" if result["passed"] else f"failed: {', '.join(result['problems'])}"
+    told = STORIES[result["goal"]].format(**result["figures"])
+    seed, took = str(result["seed"]), f"{result['seconds']:.0f} s"
+    return [result["goal"], seed, verdict, told, took, result["commit"], result["at"]]
