@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Query = Select[*tuple[Any, ...]]
     Rows = Sequence[Row[*tuple[Any, ...]]]
 
-# Half a megabyte of JSON: larger pages are hardly faster, and each thread keeps the memory of its largest.
+# A fifth of a megabyte of JSON: larger pages are hardly faster, and each thread keeps the memory of its largest.
 PAGE_ROWS = 200
 CANNOT_READ = (
     "The ledger cannot be read just now. Try again in a few seconds; if it stays, tell your operator."

@@ -5,6 +5,8 @@
 The sums are added up by the database itself, from the rows: another way than the one by which the ledger keeps them.
 """
 
+# Above 300 lines, because rows and the sums that must agree with them are made in one place.
+
 from __future__ import annotations
 
 import hashlib
