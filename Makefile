@@ -8,7 +8,7 @@ SEED   ?= 1
 NEEDS  := sys.version_info >= (3, 11)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test browser check format bench savings tokenizer chaos chaos-storm chaos-kill chaos-postgres chaos-disk lock clean
+.PHONY: help run test browser check format bench bench-ledger savings tokenizer chaos chaos-storm chaos-kill chaos-postgres chaos-disk lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: $(VENV)/.dev ## put the code into the house format
 
 bench: $(VENV)/.dev ## print the table of benchmarks/README.md, about five minutes
 	$(PY) -m benchmarks
+
+bench-ledger: $(VENV)/.dev ## hits, reports and exports beside a million rows, about seven minutes
+	$(PY) -m benchmarks.big_ledger
 
 savings: $(VENV)/.dev ## prove that paid + saved is the cost without the cache, about five minutes
 	$(PY) -m benchmarks.savings

@@ -21,7 +21,7 @@ from tokenizer import load_encoding
 from usage_sums import Sum, dollars_of, usage_stats
 
 if TYPE_CHECKING:
-    from store.rows import Opening
+    from store.rows import Row
 
 MAX_RECORDS = 10_000
 LOG_BYTES, LOG_BACKUPS = 10 * 1024 * 1024, 5
@@ -98,6 +98,7 @@ class CostRecord:
     model: str = ""
     attempts: int = 0
     unknown_attempts: int = 0
+    unknown_nano: int = 0
     charges: tuple[Charge, ...] = ()
     requested_model: str = ""
     request_id: str = ""
@@ -112,7 +113,7 @@ class CostRecord:
     status: int = 200
     duration_ms: float = 0.0
     # The ledger's open row of this request, where it has one.
-    opening: Opening | None = None
+    opened: Row | None = None
 
 
 def _nothing(_: CostRecord) -> None:
@@ -196,6 +197,7 @@ class CostTracker:
             model=bill.model,
             attempts=bill.attempts,
             unknown_attempts=bill.unknown_attempts,
+            unknown_nano=bill.unknown_nano,
             charges=bill.charges,
             **facts,
         )
@@ -276,7 +278,7 @@ def digest(text: str) -> str:
     return f"[{len(text)} characters, sha256 {mark}]"
 
 
-_LOGGED = tuple(name for name in CostRecord.__slots__ if name not in ("opening", "charges"))
+_LOGGED = tuple(name for name in CostRecord.__slots__ if name not in ("opened", "charges"))
 
 
 def _told(record: CostRecord) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from errors import DeadlineExceeded, LedgerUnavailable, PlatformError
 from lru_cache import ResponseCache, response_key
 from metrics import Metrics
 from prices import Cost, PriceBook
-from providers.base import NO_CODE, Meter, Provider, Terms, answer_from
+from providers.base import NO_CODE, Call, Meter, Provider, Terms, answer_from
 from providers.gate import Gate
 from single_flight import FlightTimeout, SharedFailure, SingleFlight
 from store.ledger import Ledger
-from store.rows import Opening
-from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Charge, Task, Usage, word
+from store.rows import Row
+from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Charge, Task, Usage
 
 HIT, MISS, COALESCED, BYPASS, FAILED = "hit", "miss", "coalesced", "bypass", "failed"
 MEMO_SIZE = 1024
@@ -29,6 +29,8 @@ MEMO_SIZE = 1024
 NOON = clock_time(12, tzinfo=UTC)
 # A remembered answer takes its text and about this much beside it.
 KEPT_OVERHEAD_BYTES = 700
+# What providers put around a prompt: roles, separators.
+WRAPPING_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Trip:
     # The same moment on the wall clock: hour and day of the ledger's row.
     at: float
     prompt_hash: str
-    opening: Opening | None = None
+    opened: Row | None = None
     recorded: bool = False
 
 
@@ -91,9 +93,9 @@ class Pipeline:
 
     def answer(self, ask: Ask) -> Answer:
         """The answer and its bill. Raises a PlatformError, billed if upstream calls were."""
-        trip = Trip(
-            ask, self._key(ask), Meter(self._estimate), self._timer(), self._clock(), prompt_hash(ask.text)
-        )
+        meter = Meter(self._estimate, self._bound)
+        trip = Trip(ask, self._key(ask), meter, self._timer(), self._clock(), prompt_hash(ask.text))
+        meter.cover = functools.partial(self._cover, trip)
         try:
             return self._answer_or_fail(trip)
         except LedgerUnavailable as failure:
@@ -143,7 +145,6 @@ class Pipeline:
         return self._buy(trip, MISS)
 
     def _buy(self, trip: Trip, status: str) -> tuple[Kept, Answer]:
-        trip.opening = self._ledger.open(trip.ask, self._bound(trip.ask), trip.prompt_hash, trip.at)
         reply = answer_from(self._provider, trip.ask, trip.meter, self._terms)
         shown = self._tracker.shown(reply.text)  # once: hits are many
         kept = Kept(reply.text, reply.model, tuple(trip.meter.charges), reply.whole, shown, reply.code)
@@ -178,6 +179,7 @@ class Pipeline:
             output_nano=_added(priced, "output_nano"),
             attempts=meter.attempts,
             unknown_attempts=meter.unknown_attempts,
+            unknown_nano=meter.unknown_nano,
             charges=_charges(meter.charges, priced),
         )
 
@@ -186,13 +188,19 @@ class Pipeline:
         noon = datetime.combine(today, NOON)
         return [self._prices.cost(self._provider.name, model, usage, noon) for model, usage in charges]
 
-    def _bound(self, ask: Ask) -> int | None:
-        """What one call for this ask costs at most: its input as counted, its output as capped."""
-        wording = word(ask)
-        given = self._estimate(wording.system) + self._estimate(wording.text)
-        usage = Usage(given, self._terms.output_tokens(ask))
-        cost = self._price([(self._provider.models(ask.model)[0], usage)], self._today())[0]
+    def _bound(self, call: Call) -> int | None:
+        """What a call costs at most: no token is shorter than a byte, and its output is capped."""
+        wording = call.wording
+        given = len(f"{wording.system}{wording.text}{wording.schema or ''}".encode()) + WRAPPING_TOKENS
+        cost = self._price([(call.model, Usage(given, call.max_tokens))], self._today())[0]
         return None if cost is None else cost.total_nano
+
+    def _cover(self, trip: Trip, reserved_nano: int | None) -> None:
+        """The row is opened before the first call, and holds more before a call that may add to its cost."""
+        if trip.opened is None:
+            trip.opened = self._ledger.open(trip.ask, reserved_nano, trip.prompt_hash, trip.at)
+        else:
+            self._ledger.extend(trip.opened, reserved_nano)
 
     def _today(self) -> date:
         return datetime.fromtimestamp(self._clock(), UTC).date()
@@ -227,7 +235,7 @@ class Pipeline:
             lines=code.lines,
             cache_status=cache_status,
             status=status,
-            opening=trip.opening,
+            opened=trip.opened,
             duration_ms=round((self._timer() - trip.started) * 1000, 3),
         )
         self._metrics.answered(cache_status if status == 200 else FAILED, bill)

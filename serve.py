@@ -106,6 +106,8 @@ def open_server(app: Flask, settings: Settings) -> BaseWSGIServer:
         "channel_request_lookahead": 0,
         "max_request_body_size": MAX_WIRE_BODY_BYTES,
         "max_request_header_size": 16384,
+        # Of a long export its buffer would keep up to 16 MB, sent or not, and each thread that memory for good.
+        "outbuf_high_watermark": MAX_WIRE_BODY_BYTES // 2,
         "expose_tracebacks": False,
         "ident": None,
         "clear_untrusted_proxy_headers": True,

@@ -118,6 +118,8 @@ class Bill:
     saved_nano: int | None = 0
     attempts: int = 0
     unknown_attempts: int = 0
+    # At most so much for the calls of unknown outcome; never part of a cost.
+    unknown_nano: int = 0
     charges: tuple[Charge, ...] = ()
 
     @property

@@ -63,29 +63,62 @@ class Provider(Protocol):
         ...
 
 
+def _no_bound(_: Call) -> int | None:
+    return None
+
+
+def _no_cover(_: int | None) -> None:
+    """Where no ledger has to know before a call."""
+
+
 @dataclass(slots=True)
 class Meter:
-    """What one ask has used upstream so far, failed and repeated calls included."""
+    """What one ask has used upstream so far, failed and repeated calls included.
+
+    bound: what a call costs at most, in nano-dollars; None where its model has no price. cover: told before a
+    call what this one and all earlier calls that may be billed come to at most, wherever that is more than before.
+    """
 
     estimate: Callable[[str], int]
+    bound: Callable[[Call], int | None] = _no_bound
+    cover: Callable[[int | None], None] = _no_cover
     charges: list[tuple[str, Usage]] = field(default_factory=list)
     attempts: int = 0
     unknown_attempts: int = 0
+    unknown_nano: int = 0
+    _held_nano: int = 0
+    _covered_nano: int = -1
 
     def run(self, provider: Provider, call: Call) -> Reply:
         """One counted attempt; whatever the provider bills for it is noted before anything else happens."""
+        bound = self._hold(call)
         try:
             reply = provider.call(call)
         except UpstreamFault as fault:
-            self.attempts += 1
-            self.unknown_attempts += fault.unknown
-            if fault.usage is not None:
-                self.charges.append((plain_name(fault.model), fault.usage))
+            self._note_failed(fault, bound)
             raise
         reply = replace(reply, text=whole_characters(reply.text), model=plain_name(reply.model))
         self.attempts += 1
         self.charges.append((reply.model, reply.usage or self._estimated(call, reply)))
         return reply
+
+    def _hold(self, call: Call) -> int:
+        bound = self.bound(call)
+        self._held_nano += bound or 0
+        if self._held_nano > self._covered_nano:
+            self.cover(None if bound is None else self._held_nano)
+            self._covered_nano = self._held_nano
+        return bound or 0
+
+    def _note_failed(self, fault: UpstreamFault, bound: int) -> None:
+        self.attempts += 1
+        if fault.unknown:
+            self.unknown_attempts += 1
+            self.unknown_nano += bound
+        elif fault.usage is None:
+            self._held_nano -= bound  # it is known to cost nothing
+        if fault.usage is not None:
+            self.charges.append((plain_name(fault.model), fault.usage))
 
     def _estimated(self, call: Call, reply: Reply) -> Usage:
         asked = self.estimate(call.wording.system) + self.estimate(call.wording.text)

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 LEDGER_FILE = "ledger.db"
+# The journal is written back every 100 pages and cut to that length, so that a small disk is not eaten by it.
+SQLITE_PRAGMAS = (
+    *("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"),
+    *("wal_autocheckpoint=100", "journal_size_limit=131072"),
+)
 # Any number will do that no other program on the same database takes.
 MIGRATION_LOCK = 0x11ED6E12
 # A connection that PostgreSQL does not answer counts as lost after so many seconds.
@@ -53,7 +58,7 @@ def open_engine(url: URL, *, reads_only: bool = False) -> Engine:
 def _prepare_sqlite(connection: Any, _: object) -> None:
     # Before the first table, so that `vacuum` can give space back in small steps.
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+    for pragma in SQLITE_PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import URL, Engine
@@ -19,10 +20,10 @@ from errors import LedgerUnavailable
 from store.db import migrate, open_engine
 from store.group_commit import GroupCommit
 from store.instances import Instance
-from store.rows import MICRO, Opening, Row, closed_row, is_open
+from store.rows import MICRO, Row, closed_row, is_open
 from store.spool import Spool, batches
 from store.tables import OPEN
-from store.writing import Write, Writer, overall_of
+from store.writing import CLOSES, EXTENDS, NEW, Write, Writer, overall_of
 
 if TYPE_CHECKING:
     from cost_tracker import CostRecord
@@ -73,16 +74,16 @@ class Ledger:
 
     # The two writes of a request.
 
-    def open(self, ask: Ask, reserved_nano: int | None, prompt_hash: str, at: float) -> Opening:
+    def open(self, ask: Ask, reserved_nano: int | None, prompt_hash: str, at: float) -> Row:
         """Commit an open row, before anything is asked of a provider. Raises LedgerUnavailable."""
-        opening = Opening(secrets.randbits(63), round(at * MICRO), reserved_nano)
+        at_us = round(at * MICRO)
         row = Row(
             request_id=ask.request_id,
-            mark=opening.mark,
+            mark=secrets.randbits(63),
             instance=self._instance.name,
             state=OPEN,
-            at_us=opening.at_us,
-            expires_us=opening.at_us + self._lease_us,
+            at_us=at_us,
+            expires_us=at_us + self._lease_us,
             route=ask.route[:100],
             task=ask.task.value,
             tenant=ask.tenant,
@@ -91,14 +92,20 @@ class Ledger:
             reserved_nano=reserved_nano,
             prompt_hash=prompt_hash,
         )
-        self._submit(Write(row))
-        return opening
+        self._submit(Write(replace(row)))
+        return row
+
+    def extend(self, row: Row, reserved_nano: int | None) -> None:
+        """Commit that an open row may cost more, before the call that makes it so. Raises LedgerUnavailable."""
+        row.reserved_nano = reserved_nano
+        self._submit(Write(replace(row), EXTENDS))
 
     def close(self, record: CostRecord) -> int:
         """Commit the row of a request that is over; what its tenant has spent by then, in nano-dollars."""
-        opening = record.opening or Opening(secrets.randbits(63), round(record.timestamp * MICRO), None)
-        row = closed_row(record, opening, self._instance.name, self._keeps_texts)
-        return self._submit(Write(row, closes=record.opening is not None))
+        opened = record.opened
+        mark = opened.mark if opened else secrets.randbits(63)
+        row = closed_row(record, mark, self._instance.name, self._keeps_texts)
+        return self._submit(Write(row, CLOSES if opened else NEW))
 
     def _submit(self, write: Write) -> int:
         self._group.submit(write)
@@ -167,7 +174,7 @@ class Ledger:
         self._failing = self._failing or not ours
         for write in batch:
             write.failure = failure
-            if write.closes and not ours:  # its call was made: what it cost must not be lost
+            if write.kind == CLOSES and not ours:  # its call was made: what it cost must not be lost
                 write.row.status = LedgerUnavailable.status
                 self._owed.append(write)
 

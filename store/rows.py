@@ -67,12 +67,13 @@ COLUMNS = tuple(entry.name for entry in fields(Row))
 # What a row says once, when it is opened; the rest is written when it is closed.
 FIXED = (
     *("request_id", "mark", "instance", "at_us", "route", "task", "tenant", "address", "key_id", "user_id"),
-    *("requested_model", "reserved_nano", "prompt_hash"),
+    *("requested_model", "prompt_hash"),
 )
 CLOSING = tuple(name for name in COLUMNS if name not in FIXED)
 
 values_of = attrgetter(*COLUMNS)
 closing_values_of = attrgetter(*CLOSING, "request_id", "mark")
+extending_values_of = attrgetter("reserved_nano", "request_id", "mark")
 
 
 def row_from(stored: Any) -> Row:
@@ -82,25 +83,17 @@ def row_from(stored: Any) -> Row:
     return row
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """A row that was opened before its upstream call, to be closed with the bill."""
-
-    mark: int
-    at_us: int
-    reserved_nano: int | None
-
-
-def closed_row(record: CostRecord, opening: Opening, instance: str, keeps_texts: bool) -> Row:
+def closed_row(record: CostRecord, mark: int, instance: str, keeps_texts: bool) -> Row:
     """The row of a request that is over. Long, because it names every column once."""
+    opened = record.opened
     free = record.cache_status if record.cache_status in ("hit", "coalesced") else ""
     lost = record.unknown_attempts
     return Row(
         request_id=record.request_id,
-        mark=opening.mark,
+        mark=mark,
         instance=instance,
         state=UNKNOWN if lost and not record.charges else SETTLED,
-        at_us=opening.at_us,
+        at_us=opened.at_us if opened else round(record.timestamp * MICRO),
         route=record.endpoint[:100],
         task=record.task,
         tenant=record.tenant,
@@ -120,8 +113,8 @@ def closed_row(record: CostRecord, opening: Opening, instance: str, keeps_texts:
         saved_nano=record.saved_nanodollars,
         saved_by=free,
         discount_nano=0 if free else discount_of(record.charges),
-        reserved_nano=opening.reserved_nano,
-        unknown_nano=lost * (opening.reserved_nano or 0),
+        reserved_nano=opened.reserved_nano if opened else None,
+        unknown_nano=record.unknown_nano,
         attempts=record.attempts,
         unknown_attempts=lost,
         cache_status=record.cache_status,

@@ -22,7 +22,7 @@ class Spool:
         self._folder = Path(data_dir) / "spool"
         self._instance = instance
         self._file: int | None = None
-        self._number = 0
+        self._number = self._sealed = 0
 
     def append(self, writes: Sequence[Write]) -> None:
         """On disk when it returns. Raises OSError, and then nothing of it is there."""
@@ -49,17 +49,17 @@ class Spool:
         """Later rows go into a new file."""
         if self._file is not None:
             os.close(self._file)
-            self._file = None
+            self._file, self._sealed = None, self._number
 
     def waiting(self, instances: Iterable[str]) -> list[Path]:
         """Sealed files of these instances (and of this one), oldest first."""
-        names = {self._instance, *instances}
-        files = sorted(self._folder.glob("*.jsonl"))
-        sealed = files if self._file is None else [path for path in files if path != self._current()]
-        return [path for path in sealed if path.name.rpartition("-")[0] in names]
+        names = set(instances)
+        return [path for path in sorted(self._folder.glob("*.jsonl")) if self._is_waiting(path, names)]
 
-    def _current(self) -> Path:
-        return self._folder / f"{self._instance}-{self._number:06d}.jsonl"
+    def _is_waiting(self, path: Path, instances: set[str]) -> bool:
+        """Of one's own files the sealed ones: a newer one may be there before `append` has written to it."""
+        name, _, number = path.stem.rpartition("-")
+        return name in instances or (name == self._instance and int(number) <= self._sealed)
 
 
 def batches(path: Path) -> Iterator[list[Write]]:
@@ -78,12 +78,12 @@ def batches(path: Path) -> Iterator[list[Write]]:
 
 
 def _line(write: Write) -> bytes:
-    return orjson.dumps({"closes": write.closes, "row": asdict(write.row)}, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps({"kind": write.kind, "row": asdict(write.row)}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _write_from(line: bytes) -> Write:
     stored = orjson.loads(line)
-    return Write(row_from(stored["row"]), stored["closes"])
+    return Write(row_from(stored["row"]), stored["kind"])
 
 
 def _write_all(file: int, data: bytes) -> None:

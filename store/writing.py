@@ -17,7 +17,17 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 
-from store.rows import CLOSING, COLUMNS, Row, closing_values_of, given_up, is_open, row_from, values_of
+from store.rows import (
+    CLOSING,
+    COLUMNS,
+    Row,
+    closing_values_of,
+    extending_values_of,
+    given_up,
+    is_open,
+    row_from,
+    values_of,
+)
 from store.sums import Sums
 from store.tables import (
     KEYS,
@@ -35,15 +45,16 @@ from store.tables import (
 PATIENCE_SECONDS = 3.0
 
 
+NEW, EXTENDS, CLOSES = "new", "extends", "closes"
+
+
 class Write:
-    """One row on its way into the ledger: opened, closed, or both at once."""
+    """One row on its way into the ledger: new (open, or closed at once), reserving more, or closing."""
 
-    __slots__ = ("closes", "done", "failure", "latch", "overall_nano", "row")
+    __slots__ = ("done", "failure", "kind", "latch", "overall_nano", "row")
 
-    def __init__(self, row: Row, closes: bool = False) -> None:
-        self.row = row
-        # Whether the row was opened before; else it is new.
-        self.closes = closes
+    def __init__(self, row: Row, kind: str = NEW) -> None:
+        self.row, self.kind = row, kind
         self.latch = threading.Lock()
         self.latch.acquire()
         self.done = False
@@ -79,9 +90,14 @@ class Writer:
 
     def _at_once(self, cursor: Any, writes: Sequence[Write]) -> bool:
         """Whether every row went in as it came: nothing was there before, nothing was missing."""
-        new = [values_of(write.row) for write in writes if not write.closes]
-        closing = [closing_values_of(write.row) for write in writes if write.closes]
-        return _ran(cursor, self._sql.insert, new) and _ran(cursor, self._sql.close, closing)
+        rows: dict[str, list[Row]] = {NEW: [], EXTENDS: [], CLOSES: []}
+        for write in writes:
+            rows[write.kind].append(write.row)
+        return (
+            _ran(cursor, self._sql.insert, [values_of(row) for row in rows[NEW]])
+            and _ran(cursor, self._sql.extend, [extending_values_of(row) for row in rows[EXTENDS]])
+            and _ran(cursor, self._sql.close, [closing_values_of(row) for row in rows[CLOSES]])
+        )
 
     def _one_by_one(self, cursor: Any, writes: Sequence[Write]) -> Sums:
         sums = Sums()
@@ -105,6 +121,8 @@ class Writer:
     def _close_known(self, cursor: Any, known: Row, row: Row, sums: Sums) -> bool:
         """Whether the row changed: a late bill replaces what was given up, and nothing is written twice."""
         row = replace(row, request_id=known.request_id)
+        if is_open(row) and is_open(known):
+            _ran(cursor, self._sql.extend, [extending_values_of(row)])
         if is_open(row) or known.state == SETTLED or known == row:
             return False
         _ran(cursor, self._sql.close_any, [closing_values_of(row)])
@@ -139,6 +157,8 @@ class Writer:
 
     def probe(self) -> None:
         """Write, and change nothing: raises as long as the database or its disk take no row."""
+        if self._sqlite:  # a disk may be full of nothing but its journal
+            self._cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         with self._transaction() as cursor:
             cursor.execute(self._sql.totals, ("anonymous", 0, 0, 0))
 
@@ -234,6 +254,10 @@ class Statements:
         found = requests.c.request_id.in_([bindparam("b_id"), bindparam("b_other")])
         self.insert = self._text(insert.on_conflict_do_nothing(), COLUMNS)
         self.close = self._text(named.where(requests.c.state == _literal(OPEN)), (*CLOSING, "b_id", "b_mark"))
+        more: dict[str, Any] = {"reserved_nano": bindparam("reserved_nano")}
+        extended = update(requests).where(requests.c.request_id == bindparam("b_id"), by_mark).values(more)
+        still_open = extended.where(requests.c.state == _literal(OPEN))
+        self.extend = self._text(still_open, ("reserved_nano", "b_id", "b_mark"))
         self.close_any = self._text(named, (*CLOSING, "b_id", "b_mark"))
         self.find = self._text(
             select(*columns).where(by_mark, found).with_for_update(), ("b_mark", "b_id", "b_other")

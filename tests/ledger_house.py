@@ -69,8 +69,8 @@ def hit(request_id: str, **facts: Any) -> CostRecord:
 
 def buy(ledger: Ledger, request_id: str, **facts: Any) -> int:
     """A row that is opened before its call and closed after it."""
-    opening = ledger.open(ask(request_id), 99_000, "hash", NOON)
-    return ledger.close(record(request_id, opening=opening, **facts))
+    opened = ledger.open(ask(request_id), 99_000, "hash", NOON)
+    return ledger.close(record(request_id, opened=opened, **facts))
 
 
 def rows(ledger: Ledger) -> list[Any]:

@@ -100,11 +100,11 @@ def test_many_that_start_at_once_on_an_empty_database_all_get_their_tables(make_
 
 
 def test_a_row_is_open_while_its_call_is_made_and_settled_with_its_bill(ledger):
-    opening = ledger.open(ask("one", address="10.0.0.1", model="m-1"), 99_000, "hash", NOON)
+    opened = ledger.open(ask("one", address="10.0.0.1", model="m-1"), 99_000, "hash", NOON)
     (row,) = rows(ledger)
     assert (row["state"], row["reserved_nano"], row["at_us"]) == ("open", 99_000, round(NOON * MICRO))
     assert (row["requested_model"], row["prompt_hash"], row["address"]) == ("m-1", "hash", "10.0.0.1")
-    assert ledger.close(record("one", opening=opening)) == 10_000
+    assert ledger.close(record("one", opened=opened)) == 10_000
     (row,) = rows(ledger)
     assert (row["state"], row["cost_nano"], row["status"], row["expires_us"]) == (
         "settled",
@@ -114,6 +114,19 @@ def test_a_row_is_open_while_its_call_is_made_and_settled_with_its_bill(ledger):
     )
     assert (row["input_tokens"], row["output_tokens"], row["duration_us"]) == (10, 5, 12_500)
     assert (row["requested_model"], row["prompt_hash"], row["address"]) == ("m-1", "hash", "10.0.0.1")
+    assert_sums_agree(ledger)
+
+
+def test_a_row_may_come_to_hold_more_before_a_further_call(ledger):
+    opened = ledger.open(ask("one"), 99_000, "hash", NOON)
+    ledger.extend(opened, 198_000)
+    (row,) = rows(ledger)
+    assert (row["state"], row["reserved_nano"]) == ("open", 198_000)
+    ledger.close(record("one", opened=opened))
+    (row,) = rows(ledger)
+    assert (row["state"], row["reserved_nano"], row["cost_nano"]) == ("settled", 198_000, PRICE)
+    ledger.extend(opened, 297_000)  # too late: it changes nothing
+    assert rows(ledger) == [row]
     assert_sums_agree(ledger)
 
 
@@ -135,8 +148,8 @@ def test_the_discount_of_the_providers_own_cache_is_shown_and_not_claimed_as_sav
 
 
 def test_a_call_that_may_have_been_billed_is_unknown_and_no_cost(ledger):
-    buy(ledger, "lost", charges=(), attempts=2, unknown_attempts=2, status=504)
-    buy(ledger, "late", unknown_attempts=1, attempts=2)
+    buy(ledger, "lost", charges=(), attempts=2, unknown_attempts=2, unknown_nano=198_000, status=504)
+    buy(ledger, "late", unknown_attempts=1, unknown_nano=99_000, attempts=2)
     lost, late = rows(ledger)
     assert (lost["state"], lost["cost_nano"], lost["unknown_nano"]) == ("unknown", 0, 2 * 99_000)
     assert (late["state"], late["cost_nano"], late["unknown_nano"]) == ("settled", 10_000, 99_000)
@@ -219,7 +232,7 @@ def test_instances_that_write_the_same_sums_do_not_lock_each_other_out(make_ledg
 
 def test_a_row_that_cannot_be_stored_fails_alone_and_stops_nobody(ledger):
     buy(ledger, "first")
-    opening = ledger.open(ask("broken"), 99_000, "hash", NOON)
+    opened = ledger.open(ask("broken"), 99_000, "hash", NOON)
     start = threading.Barrier(9)
 
     def work(number: int) -> Any:
@@ -227,7 +240,7 @@ def test_a_row_that_cannot_be_stored_fails_alone_and_stops_nobody(ledger):
         if number:
             return buy(ledger, f"fine-{number}")
         with pytest.raises((OverflowError, psycopg.DataError)):
-            ledger.close(record("broken", opening=opening, attempts=2**70))
+            ledger.close(record("broken", opened=opened, attempts=2**70))
         return None
 
     with ThreadPoolExecutor(9) as pool:
@@ -269,7 +282,7 @@ def test_rows_that_a_dead_process_left_open_become_unknown_at_their_bound(make_l
 
 def test_rows_of_a_living_instance_stay_open_until_their_lease_is_over(make_ledger, clock):
     living, other = make_ledger("data1"), make_ledger("data2")
-    opening = living.open(ask("slow"), 99_000, "hash", NOON)
+    opened = living.open(ask("slow"), 99_000, "hash", NOON)
     other.start()
     assert rows(other)[0]["state"] == "open"
     clock.now += 30 + 61
@@ -277,7 +290,7 @@ def test_rows_of_a_living_instance_stay_open_until_their_lease_is_over(make_ledg
     assert rows(other)[0]["state"] == "unknown"
     assert_sums_agree(other)
     # Its process was only very slow: the bill that comes after all replaces what was given up.
-    assert living.close(record("slow", opening=opening)) == 10_000
+    assert living.close(record("slow", opened=opened)) == 10_000
     (row,) = rows(other)
     assert (row["state"], row["cost_nano"], row["unknown_nano"]) == ("settled", 10_000, 0)
     assert_sums_agree(other)

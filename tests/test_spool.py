@@ -18,7 +18,7 @@ from store import reading
 from store.ledger import Ledger
 from store.rows import Row, row_from
 from store.spool import Spool, batches
-from store.writing import Write
+from store.writing import CLOSES, NEW, Write
 from tests.ledger_house import NOON, PRICE, Clock, ask, assert_sums_agree, buy, die, hit, record, rows
 from tests.servers.postgres import PostgresServer, binaries
 
@@ -56,9 +56,9 @@ def spool_files(tmp_path: Path) -> list[Path]:
 def test_requests_go_on_while_the_database_is_away_and_their_rows_follow(make_ledger, server, tmp_path):
     ledger = make_ledger()
     assert buy(ledger, "before") == PRICE
-    opening = ledger.open(ask("across"), 99_000, "hash", NOON)
+    opened = ledger.open(ask("across"), 99_000, "hash", NOON)
     server.stop("immediate")
-    assert ledger.close(record("across", opening=opening)) == 2 * PRICE
+    assert ledger.close(record("across", opened=opened)) == 2 * PRICE
     assert ledger.state == "degraded"
     assert buy(ledger, "away") == 3 * PRICE
     assert ledger.close(hit("free")) == 3 * PRICE
@@ -132,14 +132,12 @@ def test_a_dead_processes_spool_is_drained_by_the_next_and_its_open_rows_are_unk
 def test_a_batch_that_was_committed_without_our_knowing_is_not_written_twice(make_ledger, server):
     """The connection broke in COMMIT: the same rows come again, out of the spool."""
     ledger = make_ledger()
-    opening = ledger.open(ask("paid"), 99_000, "hash", NOON)
-    ledger.close(record("paid", opening=opening))
+    opened = ledger.open(ask("paid"), 99_000, "hash", NOON)
+    ledger.close(record("paid", opened=opened))
     ledger.close(hit("free"))
     ledger.open(ask("open"), 99_000, "hash", NOON)
     before = rows(ledger)
-    again = [
-        Write(row_from(stored), closes) for stored, closes in zip(before, (True, False, False), strict=True)
-    ]
+    again = [Write(row_from(stored), kind) for stored, kind in zip(before, (CLOSES, NEW, NEW), strict=True)]
     ledger._second.write(again)
     assert rows(ledger) == before
     assert_sums_agree(ledger)
