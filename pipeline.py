@@ -16,7 +16,7 @@ from errors import DeadlineExceeded, LedgerUnavailable, PlatformError
 from lru_cache import ResponseCache, response_key
 from metrics import Metrics
 from prices import Cost, PriceBook
-from providers.base import NO_CODE, Call, Meter, Provider, Terms, answer_from
+from providers.base import NO_CODE, Call, Meter, Provider, Reply, Terms, answer_from, no_cover
 from providers.gate import Gate
 from single_flight import FlightTimeout, SharedFailure, SingleFlight
 from store.ledger import Ledger
@@ -95,7 +95,6 @@ class Pipeline:
         """The answer and its bill. Raises a PlatformError, billed if upstream calls were."""
         meter = Meter(self._estimate, self._bound)
         trip = Trip(ask, self._key(ask), meter, self._timer(), self._clock(), prompt_hash(ask.text))
-        meter.cover = functools.partial(self._cover, trip)
         try:
             return self._answer_or_fail(trip)
         except LedgerUnavailable as failure:
@@ -145,13 +144,22 @@ class Pipeline:
         return self._buy(trip, MISS)
 
     def _buy(self, trip: Trip, status: str) -> tuple[Kept, Answer]:
-        reply = answer_from(self._provider, trip.ask, trip.meter, self._terms)
+        reply = self._reply(trip)
         shown = self._tracker.shown(reply.text)  # once: hits are many
         kept = Kept(reply.text, reply.model, tuple(trip.meter.charges), reply.whole, shown, reply.code)
         answer = self._record(trip, reply.text, self._bill(trip.meter, reply.model), status, kept=kept)
         if kept.whole and trip.ask.writes_cache:
             self._cache.put(trip.key, kept)
         return kept, answer
+
+    def _reply(self, trip: Trip) -> Reply:
+        trip.meter.cover = functools.partial(self._cover, trip)
+        try:
+            return answer_from(self._provider, trip.ask, trip.meter, self._terms)
+        finally:
+            trip.meter.cover = (
+                no_cover  # a trip and its meter that know each other would be left to the collector
+            )
 
     def _free(self, trip: Trip, kept: Kept, status: str) -> Answer:
         """An answer that cost nothing; it saved what its calls would cost at today's prices."""

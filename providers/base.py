@@ -67,7 +67,7 @@ def _no_bound(_: Call) -> int | None:
     return None
 
 
-def _no_cover(_: int | None) -> None:
+def no_cover(_: int | None) -> None:
     """Where no ledger has to know before a call."""
 
 
@@ -81,7 +81,7 @@ class Meter:
 
     estimate: Callable[[str], int]
     bound: Callable[[Call], int | None] = _no_bound
-    cover: Callable[[int | None], None] = _no_cover
+    cover: Callable[[int | None], None] = no_cover
     charges: list[tuple[str, Usage]] = field(default_factory=list)
     attempts: int = 0
     unknown_attempts: int = 0
