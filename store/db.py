@@ -8,9 +8,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
+
+from store.tables import REVISION
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 LEDGER_FILE = "ledger.db"
 # The journal is written back every 100 pages and cut to that length, so that a small disk is not eaten by it.
 SQLITE_PRAGMAS = (
-    *("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"),
+    *("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"),
     *("wal_autocheckpoint=100", "journal_size_limit=131072"),
 )
 # Any number will do that no other program on the same database takes.
@@ -56,6 +58,7 @@ def open_engine(url: URL, *, reads_only: bool = False) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA busy_timeout=10000")
     # Before the first table, so that `vacuum` can give space back in small steps.
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
     for pragma in SQLITE_PRAGMAS:
@@ -69,6 +72,20 @@ def _prepare_reader(connection: Any, _: object) -> None:
 
 def migrate(engine: Engine) -> None:
     """Bring the database to this version's tables; several processes may try at once."""
+    if _is_there(engine):
+        with engine.connect() as connection:
+            if is_current(connection):
+                return
+    _upgrade(engine)
+
+
+def _is_there(engine: Engine) -> bool:
+    """A new file of SQLite is made under a lock only: two that make it at once get in each other's way."""
+    file = Path(engine.url.database or "")
+    return engine.dialect.name != "sqlite" or (file.is_file() and file.stat().st_size > 0)
+
+
+def _upgrade(engine: Engine) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -107,8 +124,6 @@ def _locked(path: Path) -> Iterator[None]:
 
 def is_current(connection: Connection) -> bool:
     """Whether the database has the tables of this version."""
-    from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    head = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
-    return MigrationContext.configure(connection).get_current_revision() == head
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    return bool(connection.scalar(text("SELECT version_num FROM alembic_version")) == REVISION)

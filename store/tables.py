@@ -15,6 +15,8 @@ NAMES = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
+# The last of the migrations. Alembic itself takes a quarter of a second to load, and is needed only where it is behind.
+REVISION = "0001_ledger"
 OPEN, SETTLED, UNKNOWN = "open", "settled", "unknown"
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 

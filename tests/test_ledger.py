@@ -16,10 +16,10 @@ from sqlalchemy import inspect, select
 from sqlalchemy.engine import make_url
 
 from prices import Rates
-from store.db import ledger_url, migrate, open_engine
+from store.db import is_current, ledger_url, migrate, open_engine
 from store.ledger import Ledger
 from store.rows import charges_from, charges_text
-from store.tables import language_days, metadata
+from store.tables import REVISION, language_days, metadata
 from tasks import Charge, Usage
 from tests.ledger_house import (
     NOON,
@@ -83,6 +83,8 @@ def test_migrations_make_exactly_the_tables_and_take_them_away_again(database):
 
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert MigrationContext.configure(connection).get_current_revision() == REVISION
+        assert is_current(connection)
     migrate(engine)  # a second time changes nothing
     assert set(inspect(engine).get_table_names()) == {*metadata.tables, "alembic_version"}
     engine.dispose()
