@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return tell(f"Not started: {wrong}", REFUSED)
     except (Refused, PlatformError) as refusal:
         return tell(str(refusal), FAILED)
+    except BrokenPipeError:  # whoever read it has seen enough; Python would complain when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except (SQLAlchemyError, OSError) as failure:
         return tell(f"The ledger cannot be used ({type(failure).__name__}). Is its database there?", FAILED)
     except KeyboardInterrupt:

@@ -179,12 +179,14 @@ def usage_lines(report: dict[str, Any]) -> list[str]:
         *names,
         "requests",
         "hits",
+        "shared",
         "failed",
         "tokens in",
         "tokens out",
         "cost $",
         "saved $",
         "unknown $",
+        "no price",
     ]
     lines = [f"{report['since']} to {report['until']}", "", *table(heads, rows, len(names))]
     if waiting := report["open"]["requests"]:
@@ -193,19 +195,22 @@ def usage_lines(report: dict[str, Any]) -> list[str]:
 
 
 def _figures(group: dict[str, Any]) -> list[str]:
-    counts = [f"{group[name]:,}" for name in ("requests", "hits", "failed", "input_tokens", "output_tokens")]
+    """Counts, money, and how many requests went to models without a price: their cost is not in the figure."""
+    names = ("requests", "hits", "coalesced", "failed", "input_tokens", "output_tokens")
     money = (group[f"{name}_nanodollars"] for name in ("cost", "saved", "unknown"))
-    return counts + [format_dollars(nano) for nano in money]
+    counts = [f"{group[name]:,}" for name in names]
+    return [*counts, *map(format_dollars, money), f"{group['unpriced_requests']:,}"]
 
 
 def recost_lines(found: upkeep.Recosted, at: datetime | None) -> list[str]:
     """What recost found, as lines for a terminal."""
     lines = [
         f"{found.equal:,} of {found.rows:,} rows are equal to what their tokens and rates give.",
-        f"Spent {format_dollars(found.cost_nano)} $, saved {format_dollars(found.saved_nano)} $.",
+        f"The sums by day are {'equal to their rows' if found.days_equal else 'NOT equal to their rows'}.",
+        f"Computed: spent {format_dollars(found.cost_nano)} $, saved {format_dollars(found.saved_nano)} $.",
     ]
     if found.differing:
-        lines.append("They differ: " + ", ".join(found.differing))
+        lines += ["They differ (cost, saved, discount, tokens in, out, cached, reasoning):", *found.differing]
     if at is not None:
         lines.append(
             f"At the prices of {at.date()} it would have cost {format_dollars(found.then_nano)} $"
@@ -218,6 +223,7 @@ def _findings(found: upkeep.Recosted, at: datetime | None) -> dict[str, Any]:
     told: dict[str, Any] = {
         "rows": found.rows,
         "equal": found.equal,
+        "days_equal": found.days_equal,
         "differing": found.differing,
         "cost_nanodollars": found.cost_nano,
         "saved_nanodollars": found.saved_nano,

@@ -19,7 +19,8 @@ class Instance:
 
     def enter(self) -> None:
         """Take one's lock; it is let go by whatever ends the process. Raises OSError."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)
         while self._file is None:
             file = self._place(self.name).open("w")
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -162,6 +162,10 @@ class Ledger:
         if not self._remote:
             raise failure
         log.warning("the database is away, rows go to the spool: %s", type(failure).__name__)
+        if self._ready:
+            self._spool.keep_totals(self._totals)
+        else:
+            self._totals = self._spool.kept_totals()
         self._spooling = True
         if self._owed:
             self._spool.append(self._owed)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import orjson
 
-from store.rows import row_from
+from store.rows import is_open, row_from
 from store.writing import Write
 
 BATCH = 500
+TOTALS = "totals.json"
 
 
 class Spool:
@@ -44,6 +45,23 @@ class Spool:
             self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
             _fsync_folder(self._folder)
         return self._file
+
+    def keep_totals(self, totals: Mapping[str, int]) -> None:
+        """What each tenant has spent, for a process that starts while the database is still away. Raises OSError."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = self._folder / f"totals.{self._instance}"
+        part.write_bytes(orjson.dumps(dict(totals)))
+        part.replace(self._folder / TOTALS)
+
+    def kept_totals(self) -> dict[str, int]:
+        """Those totals, with everything that has been spooled since."""
+        file = self._folder / TOTALS
+        totals: dict[str, int] = orjson.loads(file.read_bytes()) if file.exists() else {}
+        for path in self._folder.glob("*.jsonl"):
+            for write in (write for batch in batches(path) for write in batch):
+                spent = 0 if is_open(write.row) else write.row.cost_nano or 0
+                totals[write.row.tenant] = totals.get(write.row.tenant, 0) + spent
+        return totals
 
     def seal(self) -> None:
         """Later rows go into a new file."""

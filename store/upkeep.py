@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import delete, func, select, text
@@ -12,23 +13,31 @@ from sqlalchemy.engine import Connection, Engine
 
 from prices import PriceBook
 from store.rows import charges_from
-from store.tables import OPEN, requests
+from store.tables import DAY_US, OPEN, requests, usage_days
 
 PAGE = 2000
 # Pages of 4 KiB that go back to the file system in one transaction: requests wait for no more than that.
 VACUUM_STEP = 500
 MOST_NAMED = 20
+SAVED = ("saved_hit_nano", "saved_coalesced_nano")
+EPOCH = date(1970, 1, 1).toordinal()
 
 Progress = Callable[[int, int], None]
+_TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 _COLUMNS = (
-    *(requests.c.seq, requests.c.request_id, requests.c.provider, requests.c.charges),
+    *(requests.c.seq, requests.c.request_id, requests.c.at_us, requests.c.provider, requests.c.charges),
     *(requests.c.cost_nano, requests.c.saved_nano, requests.c.saved_by, requests.c.discount_nano),
+    *(requests.c[name] for name in _TOKENS),
 )
 
 
 @dataclass(slots=True)
 class Recosted:
-    """What computing rows anew found. `then_nano`: what the paid rows would cost at the other date's prices."""
+    """What computing rows anew found. `then_nano`: what the paid rows would cost at the other date's prices.
+
+    `days` is what the rows of each whole day add up to: requests, cost, saved. Of the first day some rows may
+    have been pruned, and today is not over: both are left out.
+    """
 
     rows: int = 0
     equal: int = 0
@@ -37,10 +46,12 @@ class Recosted:
     saved_nano: int = 0
     then_nano: int = 0
     then_unpriced: int = 0
+    days: dict[int, list[int]] = field(default_factory=dict)
+    days_equal: bool = True
 
     @property
     def exact(self) -> bool:
-        return self.rows == self.equal
+        return self.rows == self.equal and self.days_equal
 
 
 def recost(
@@ -54,7 +65,24 @@ def recost(
             if prices is not None and at is not None and not row.saved_by:
                 _price_then(row, prices, at, found)
         progress(page[-1].seq, last)
+    _compare_days(engine, found)
     return found
+
+
+def _compare_days(engine: Engine, found: Recosted) -> None:
+    """The sums by day against the rows: both were written in one transaction."""
+    first, today = min(found.days, default=0), time.time_ns() // 1000 // DAY_US
+    sums = (func.sum(usage_days.c[name]) for name in ("requests", "cost_nano", *SAVED))
+    query = select(usage_days.c.start, *sums).where(usage_days.c.start > first, usage_days.c.start < today)
+    with engine.connect() as connection:
+        stored = {
+            row[0]: [int(row[1]), int(row[2]), int(row[3]) + int(row[4])]
+            for row in connection.execute(query.group_by(usage_days.c.start))
+        }
+    for day in sorted(stored | found.days):
+        if first < day < today and stored.get(day) != found.days.get(day):
+            found.days_equal = False
+            found.differing.append(f"day {date.fromordinal(EPOCH + day)}: {stored.get(day)} in the sums")
 
 
 def pages(engine: Engine, progress: Progress) -> Iterator[tuple[list[Any], int]]:
@@ -82,14 +110,18 @@ def _recost_row(row: Any, found: Recosted) -> None:
     costs = [charge.rates.cost(charge.usage).total_nano if charge.rates else None for charge in charges]
     whole = None if None in costs else sum(cost for cost in costs if cost is not None)
     discount = sum(charge.rates.discount(charge.usage) for charge in charges if charge.rates)
-    expected = (0, whole, 0) if row.saved_by else (whole, 0, discount)
+    tokens = (sum(getattr(charge.usage, name) for charge in charges) for name in _TOKENS)
+    expected = (*((0, whole, 0) if row.saved_by else (whole, 0, discount)), *tokens)
+    stored = (row.cost_nano, row.saved_nano, row.discount_nano, *(getattr(row, name) for name in _TOKENS))
     found.rows += 1
-    if (row.cost_nano, row.saved_nano, row.discount_nano) == expected:
-        found.equal += 1
-    elif len(found.differing) < MOST_NAMED:
-        found.differing.append(row.request_id)
+    found.equal += stored == expected
+    if stored != expected and len(found.differing) < MOST_NAMED:
+        found.differing.append(f"{row.request_id}: {stored} stored, {expected} computed")
     found.cost_nano += expected[0] or 0
     found.saved_nano += expected[1] or 0
+    day = found.days.setdefault(row.at_us // DAY_US, [0, 0, 0])
+    for place, number in enumerate((1, row.cost_nano or 0, row.saved_nano or 0)):
+        day[place] += number
 
 
 def _price_then(row: Any, prices: PriceBook, at: datetime, found: Recosted) -> None:

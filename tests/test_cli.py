@@ -116,6 +116,26 @@ def test_recost_finds_a_row_that_somebody_changed_by_one_nano_dollar(office):
     assert victim in ran.stdout
 
 
+@pytest.mark.parametrize("column", ["input_tokens", "reasoning_tokens", "saved_nano", "discount_nano"])
+def test_recost_finds_every_figure_that_somebody_changed(office, column):
+    with office.engine.begin() as connection:
+        victim = connection.scalar(select(requests.c.request_id).where(requests.c.cost_nano > 0).limit(1))
+        wrong = update(requests).where(requests.c.request_id == victim)
+        connection.execute(wrong.values({column: requests.c[column] + 1}))
+    found = json.loads(office.run("recost", "--json", status=1).stdout)
+    assert victim in found["differing"][0]
+
+
+def test_recost_finds_a_sum_that_is_not_that_of_its_rows(office):
+    with office.engine.begin() as connection:
+        day = connection.scalar(select(func.max(usage_days.c.start))) - 3
+        wrong = update(usage_days).where(usage_days.c.start == day)
+        connection.execute(wrong.values(cost_nano=usage_days.c.cost_nano + 1))
+    ran = office.run("recost", status=1)
+    assert "NOT equal to their rows" in ran.stdout
+    assert "in the sums" in ran.stdout
+
+
 def test_recost_at_other_prices_says_what_it_would_have_cost(office, tmp_path):
     own = tmp_path / "prices.toml"
     models = [("gemini", "gemini-3.1-flash-lite"), ("gemini", "gemini-3.5-flash"), ("openai", "gpt-5.4-nano")]
@@ -148,6 +168,7 @@ def test_prune_lets_old_rows_go_and_keeps_every_sum(office):
     assert gone > 0
     assert f"{gone:,} rows would be deleted" in would
     assert f"{gone:,} rows deleted" in said
+    assert json.loads(office.run("recost", "--json").stdout)["days_equal"]
     with office.engine.connect() as connection:
         assert [connection.execute(select(table)).all() for table in (totals, usage_days)] == kept
     assert "given back" in office.run("vacuum").stdout

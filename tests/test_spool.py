@@ -121,7 +121,7 @@ def test_a_dead_processes_spool_is_drained_by_the_next_and_its_open_rows_are_unk
     die(first)
     second = make_ledger()
     second._get_ready()
-    buy(second, "later")
+    assert buy(second, "later") == 3 * PRICE, "the total goes on although nobody can be asked for it"
     server.start()
     second.tend()
     states = {row["request_id"]: row["state"] for row in rows(second)}
@@ -165,6 +165,18 @@ def test_two_that_drain_the_same_spool_at_once_write_its_rows_once(make_ledger, 
     stored = [row["request_id"] for row in rows(others[0])]
     assert len(stored) == len(set(stored)) == 61
     assert_sums_agree(others[0])
+
+
+def test_a_second_outage_goes_on_from_the_total_of_the_first(make_ledger, server):
+    ledger = make_ledger()
+    buy(ledger, "one")
+    for number in (2, 4):
+        server.stop("immediate")
+        assert buy(ledger, f"away-{number}") == number * PRICE
+        server.start()
+        ledger.tend()
+        assert buy(ledger, f"back-{number}") == (number + 1) * PRICE
+    assert_sums_agree(ledger)
 
 
 # The files.
