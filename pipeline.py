@@ -6,6 +6,7 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
@@ -98,7 +99,7 @@ class Pipeline:
         try:
             return self._answer_or_fail(trip)
         except LedgerUnavailable as failure:
-            trip.recorded = True  # as far as it can be
+            self._close_unwritten(trip, failure.status)
             if trip.meter.charges:
                 failure.bill = self._bill(trip.meter)
                 failure.overall_nano = self._ledger.overall_nano(ask.tenant)
@@ -106,6 +107,13 @@ class Pipeline:
         finally:
             if not trip.recorded:  # a bug of ours must not lose what was spent
                 self._record(trip, "", self._bill(trip.meter), MISS, status=500)
+
+    def _close_unwritten(self, trip: Trip, status: int) -> None:
+        """A row that was opened gets its bill even where a further call could not be covered: the ledger owes it."""
+        if trip.opened is not None and not trip.recorded:
+            with suppress(LedgerUnavailable):
+                self._record(trip, "", self._bill(trip.meter), MISS, status=status)
+        trip.recorded = True
 
     def _answer_or_fail(self, trip: Trip) -> Answer:
         try:
@@ -203,10 +211,11 @@ class Pipeline:
         cost = self._price([(call.model, Usage(given, call.max_tokens))], self._today())[0]
         return None if cost is None else cost.total_nano
 
-    def _cover(self, trip: Trip, reserved_nano: int | None) -> None:
+    def _cover(self, trip: Trip, call: Call, reserved_nano: int | None) -> None:
         """The row is opened before the first call, and holds more before a call that may add to its cost."""
         if trip.opened is None:
-            trip.opened = self._ledger.open(trip.ask, reserved_nano, trip.prompt_hash, trip.at)
+            asked = self._provider.name, call.model
+            trip.opened = self._ledger.open(trip.ask, reserved_nano, trip.prompt_hash, trip.at, asked)
         else:
             self._ledger.extend(trip.opened, reserved_nano)
 
@@ -235,7 +244,7 @@ class Pipeline:
             response_shown=kept.shown if kept else None,
             at=trip.at,
             request_id=ask.request_id,
-            requested_model=ask.model or "",
+            requested_model=ask.model or (trip.opened.requested_model if trip.opened else ""),
             tenant=ask.tenant,
             task=ask.task.value,
             prompt_hash=trip.prompt_hash,

@@ -41,12 +41,12 @@ def main(build: Callable[[], Flask]) -> int:
         house: Services = app.extensions["llm_platform"]
         check_exposure(house.settings)
         server = open_server(app, house.settings)
+        house.ledger.start()
     except ConfigError as refusal:
         print(f"Not started: {refusal}", file=sys.stderr)  # noqa: T201  the operator's terminal is the place
         return REFUSED_START
     if house.settings.prompt_log != "off":
         house.logger.log_security_event("PROMPT_LOG_ENABLED", "HIGH", {"mode": house.settings.prompt_log})
-    house.ledger.start()
     house.load.queue_length = lambda: len(server.task_dispatcher.queue)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # the queue's length is a metric of ours
     threading.Thread(target=warm_up, args=(house,), name="warm", daemon=True).start()

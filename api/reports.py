@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from api.limiting import caller_of
 from api.queries import one_of, read_query, some_of, whole_number
 from api.replies import JSON, json_reply
 from api.visit import current_request, current_visit
-from errors import LedgerUnavailable
+from errors import LedgerUnavailable, Overloaded
 from store import reading
 
 View = TypeVar("View", bound=Callable[..., Response])
@@ -82,11 +83,19 @@ def documented(
     return decorate
 
 
+MOST_EXPORTS = 4
+TOO_MANY_EXPORTS = (
+    "Too many exports are being read just now. Wait as long as Retry-After says, then try again."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Desk:
     """What the reports of one app have beside its services."""
 
     clock: Callable[[], float] = time.time
+    # Each holds a thread for as long as its reader likes; the others are for everybody else.
+    exports: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(MOST_EXPORTS))
     quality: QualityDesk = field(default_factory=QualityDesk)
 
 
@@ -146,13 +155,28 @@ class UsageExport(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
 
 
 def _download(hours: int, form: str) -> Response:
-    now_us, reader = _now_us(), services().ledger.reader
+    now_us, reader, exports = _now_us(), services().ledger.reader, desk().exports
     window = reading.Window.of_hours(hours, now_us)
-    export = Export(reading.pages(reader, window, COLUMNS, SCOPE), form, _audit(hours, form))
+    if not exports.acquire(blocking=False):
+        raise Overloaded(TOO_MANY_EXPORTS, retry_after=10)
+    try:
+        pages = reading.pages(reader, window, COLUMNS, SCOPE)
+        export = Export(pages, form, _ending(exports.release, _audit(hours, form)))
+    except BaseException:
+        exports.release()
+        raise
     until = datetime.fromtimestamp(now_us // 1_000_000, UTC)
     name = f"usage-{until:%Y%m%dT%H%M%SZ}-{hours}h.{form}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(export, headers=headers, content_type=FORMATS[form].content_type)
+
+
+def _ending(release: Callable[[], None], note: Callable[[int, bool], None]) -> Callable[[int, bool], None]:
+    def ended(rows: int, whole: bool) -> None:
+        release()
+        note(rows, whole)
+
+    return ended
 
 
 def _audit(hours: int, form: str) -> Callable[[int, bool], None]:

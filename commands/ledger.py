@@ -152,11 +152,13 @@ def _write(export: Export, output: Path | None) -> None:
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
         return
-    part = output.with_name(output.name + ".part")
+    whole = output.is_file() or not output.exists()  # not a device or a pipe, which must stay what it is
+    part = output.with_name(output.name + ".part") if whole else output
     try:
         with part.open("wb") as file:
             file.writelines(export)
-        part.replace(output)
+        if whole:
+            part.replace(output)
     except OSError as failure:
         raise Refused(f"{output} cannot be written ({failure.strerror}). Choose another --output.") from None
 

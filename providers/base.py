@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from code_facts import CodeFacts, code_facts
-from errors import InvalidReply, ModelGone, ModelUnknown, PromptTooLong, UpstreamFault
+from errors import InvalidReply, ModelGone, ModelUnknown, PlatformError, PromptTooLong, UpstreamFault
 from providers.retry import RetryPolicy
 from tasks import Ask, Task, Usage, Wording, read_reply, word
 
@@ -67,7 +67,7 @@ def _no_bound(_: Call) -> int | None:
     return None
 
 
-def no_cover(_: int | None) -> None:
+def no_cover(_: Call, __: int | None) -> None:
     """Where no ledger has to know before a call."""
 
 
@@ -81,7 +81,7 @@ class Meter:
 
     estimate: Callable[[str], int]
     bound: Callable[[Call], int | None] = _no_bound
-    cover: Callable[[int | None], None] = no_cover
+    cover: Callable[[Call, int | None], None] = no_cover
     charges: list[tuple[str, Usage]] = field(default_factory=list)
     attempts: int = 0
     unknown_attempts: int = 0
@@ -97,6 +97,12 @@ class Meter:
         except UpstreamFault as fault:
             self._note_failed(fault, bound)
             raise
+        except PlatformError:  # refused before the call was made
+            self._held_nano -= bound
+            raise
+        except BaseException:  # a bug of an adapter: the call may have been billed all the same
+            self._note_lost(bound)
+            raise
         reply = replace(reply, text=whole_characters(reply.text), model=plain_name(reply.model))
         self.attempts += 1
         self.charges.append((reply.model, reply.usage or self._estimated(call, reply)))
@@ -106,19 +112,24 @@ class Meter:
         bound = self.bound(call)
         self._held_nano += bound or 0
         if self._held_nano > self._covered_nano:
-            self.cover(None if bound is None else self._held_nano)
+            self.cover(call, None if bound is None else self._held_nano)
             self._covered_nano = self._held_nano
         return bound or 0
 
     def _note_failed(self, fault: UpstreamFault, bound: int) -> None:
-        self.attempts += 1
         if fault.unknown:
-            self.unknown_attempts += 1
-            self.unknown_nano += bound
-        elif fault.usage is None:
+            self._note_lost(bound)
+        else:
+            self.attempts += 1
+        if not fault.unknown and fault.usage is None:
             self._held_nano -= bound  # it is known to cost nothing
         if fault.usage is not None:
             self.charges.append((plain_name(fault.model), fault.usage))
+
+    def _note_lost(self, bound: int) -> None:
+        self.attempts += 1
+        self.unknown_attempts += 1
+        self.unknown_nano += bound
 
     def _estimated(self, call: Call, reply: Reply) -> Usage:
         asked = self.estimate(call.wording.system) + self.estimate(call.wording.text)

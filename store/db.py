@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import NullPool
 
+from config import ConfigError
 from store.tables import REVISION
 
 if TYPE_CHECKING:
@@ -37,12 +39,12 @@ def ledger_url(database_url: str, data_dir: str) -> URL:
         return URL.create("sqlite", database=str(Path(data_dir) / LEDGER_FILE))
     try:
         url = make_url(database_url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # whose words hold a part of the address, and so of the password
         raise ValueError("is not a database address") from None
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
-    if url.drivername not in ("sqlite", "postgresql+psycopg") or not url.database:
-        raise ValueError("must name a database of PostgreSQL or SQLite")
+    if url.drivername not in ("sqlite", "postgresql+psycopg") or url.database in (None, "", ":memory:"):
+        raise ValueError("must name a database of PostgreSQL or a file of SQLite")
     return url
 
 
@@ -53,8 +55,12 @@ def open_engine(url: URL, *, reads_only: bool = False) -> Engine:
         event.listen(engine, "connect", _prepare_reader if reads_only else _prepare_sqlite)
         return engine
     told = {"connect_timeout": CONNECT_SECONDS, "application_name": "llm_platform"}
+    if (
+        reads_only
+    ):  # a connection of its own for each read: only connecting is bounded where the server has frozen
+        return create_engine(url, poolclass=NullPool, connect_args=told)
     return create_engine(
-        url, pool_size=16, max_overflow=0, pool_timeout=5, pool_pre_ping=True, connect_args=told
+        url, pool_size=4, max_overflow=0, pool_timeout=5, pool_pre_ping=True, connect_args=told
     )
 
 
@@ -89,17 +95,23 @@ def _is_there(engine: Engine) -> bool:
 def _upgrade(engine: Engine) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     with _one_at_a_time(engine), engine.connect() as connection:
         if connection.dialect.name == "postgresql":
+            connection.execute(text("SET lock_timeout = '5s'"))
             connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
             connection.commit()
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
             connection.commit()
+        except CommandError:
+            raise ConfigError(
+                "The ledger was written by a newer version of the platform. Start that one, or set another DATA_DIR or DATABASE_URL."
+            ) from None
         finally:
             if connection.dialect.name == "postgresql":
                 connection.rollback()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -27,30 +28,36 @@ class Instance:
             # Between the two lines above another process may have taken us for dead.
             if self._place(self.name).exists():
                 self._file = file
+            else:
+                file.close()
 
-    def dead(self) -> list[str]:
-        """The names of those whose lock nobody holds any more."""
-        names = [path.stem for path in self._folder.glob("*.lock")]
-        return [name for name in names if name != self.name and self._is_dead(name)]
+    def claim_dead(self) -> dict[str, IO[str]]:
+        """Those whose lock nobody holds any more; now we hold it, so that nobody else takes them over."""
+        names = [path.stem for path in self._folder.glob("*.lock") if path.stem != self.name]
+        claims = {name: self._claim(name) for name in names}
+        return {name: file for name, file in claims.items() if file is not None}
 
-    def _is_dead(self, name: str) -> bool:
+    def _claim(self, name: str) -> IO[str] | None:
         try:
-            with self._place(name).open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            file = self._place(name).open()
         except FileNotFoundError:
-            return False  # somebody else has buried it
+            return None  # somebody else has buried it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
-        return True
+            file.close()
+            return None
+        return file
 
-    def bury(self, name: str) -> None:
-        """Forget a dead instance, once nothing of it is left to be done."""
-        with contextlib.suppress(OSError):
-            self._place(name).unlink(missing_ok=True)
+    def bury(self, claims: Mapping[str, IO[str]]) -> None:
+        """Forget dead instances, now that nothing of them is left to be done."""
+        for name in claims:
+            with contextlib.suppress(OSError):
+                self._place(name).unlink(missing_ok=True)
 
     def leave(self) -> None:
+        """Let go of one's lock. Its file stays: whoever comes next looks for what this process has left undone."""
         if self._file is not None:
-            self.bury(self.name)
             self._file.close()
             self._file = None
 

@@ -1,4 +1,7 @@
-"""The ledger's writing side: a row is opened before its call, closed with its bill, and committed either time."""
+"""The ledger's writing side: a row is opened before its call, closed with its bill, and committed either time.
+
+Above 300 lines: writing, spool and keeper share one state under one lock, and it is easier to see whole.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,21 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from errors import LedgerUnavailable
 from store.db import migrate, open_engine
 from store.group_commit import GroupCommit
 from store.instances import Instance
 from store.rows import MICRO, Row, closed_row, is_open
-from store.spool import Spool, batches
+from store.spool import Spool, batches, line_of, put_aside
 from store.tables import OPEN
-from store.writing import CLOSES, EXTENDS, NEW, Write, Writer, overall_of
+from store.writing import CLOSES, EXTENDS, LONG_PATIENCE_SECONDS, NEW, Write, Writer, overall_of
 
 if TYPE_CHECKING:
     from cost_tracker import CostRecord
@@ -51,14 +56,16 @@ class Ledger:
         lease_seconds: float,
         keeps_texts: bool = False,
         clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock, self._keeps_texts = clock, keeps_texts
+        self._clock, self._timer, self._keeps_texts = clock, timer, keeps_texts
         self._lease_us = round((lease_seconds + GRACE_SECONDS) * MICRO)
         self._engine = open_engine(url)
         self._reader = open_engine(url, reads_only=True)
         self._remote = url.get_backend_name() != "sqlite"
         # The second writer is the keeper's: it needs no turn among the requests.
-        self._writer, self._second = Writer(self._engine), Writer(self._engine)
+        self._writer = Writer(self._engine)
+        self._second = Writer(self._engine, patience=LONG_PATIENCE_SECONDS)
         self._instance = Instance(data_dir)
         self._spool = Spool(data_dir, self._instance.name)
         self._group = GroupCommit(self._commit)
@@ -70,12 +77,22 @@ class Ledger:
         self._owed: list[Write] = []
         self._keeper: threading.Thread | None = None
         self._stopped, self._next_round = threading.Event(), 0.0
-        self.given_up = self.commits = self.rows = 0
+        self.given_up = self.commits = self.rows = self.keeper_errors = 0
 
     # The two writes of a request.
 
-    def open(self, ask: Ask, reserved_nano: int | None, prompt_hash: str, at: float) -> Row:
-        """Commit an open row, before anything is asked of a provider. Raises LedgerUnavailable."""
+    def open(
+        self,
+        ask: Ask,
+        reserved_nano: int | None,
+        prompt_hash: str,
+        at: float,
+        asked: tuple[str, str] = ("", ""),
+    ) -> Row:
+        """Commit an open row, before anything is asked of a provider. Raises LedgerUnavailable.
+
+        `asked` is the provider and the model that the first call goes to: all that is known of a call that is lost.
+        """
         at_us = round(at * MICRO)
         row = Row(
             request_id=ask.request_id,
@@ -88,7 +105,9 @@ class Ledger:
             task=ask.task.value,
             tenant=ask.tenant,
             address=ask.address[:100],
-            requested_model=(ask.model or "")[:100],
+            provider=asked[0],
+            requested_model=(ask.model or asked[1])[:100],
+            model=asked[1],
             reserved_nano=reserved_nano,
             prompt_hash=prompt_hash,
         )
@@ -139,18 +158,29 @@ class Ledger:
                     raise
                 self._turn_to_spool(failure)
         if self._spooling:
-            self._spool.append(batch)
+            self._spool.append([*self._owed, *batch])
+            self._owed.clear()
             self._count_spooled(batch)
             self._failing = False
 
     def _write(self, batch: list[Write]) -> None:
-        whole = [*self._owed, *batch]
-        self._totals |= self._writer.write(whole)
-        overall_of(whole, self._totals)
-        self._owed.clear()
+        self._pay_owed()
+        self._totals |= self._writer.write(batch)
+        overall_of(batch, self._totals)
         self._failing = False
         self.commits += 1
         self.rows += len(batch)
+
+    def _pay_owed(self) -> None:
+        """Write the bills that could not be written before; one that never can be holds up nobody."""
+        while self._owed:
+            try:
+                self._totals |= self._writer.write(self._owed[:1])
+            except Exception as failure:
+                if not is_our_mistake(failure):
+                    raise
+                log.exception("a bill cannot be written at all: %s", self._owed[0].row.request_id)
+            del self._owed[0]
 
     def _count_spooled(self, batch: list[Write]) -> None:
         for write in batch:
@@ -159,17 +189,14 @@ class Ledger:
             self._totals[tenant] = write.overall_nano = self._totals.get(tenant, 0) + spent
 
     def _turn_to_spool(self, failure: Exception) -> None:
-        if not self._remote:
+        if not self._remote or not is_outage(failure):
             raise failure
-        log.warning("the database is away, rows go to the spool: %s", type(failure).__name__)
+        log.warning("the database is away, rows go to the spool: %s", _first_line(failure))
         if self._ready:
             self._spool.keep_totals(self._totals)
         else:
             self._totals = self._spool.kept_totals()
         self._spooling = True
-        if self._owed:
-            self._spool.append(self._owed)
-            self._owed.clear()
 
     def _fail(self, batch: list[Write], failure: Exception) -> None:
         ours = is_our_mistake(failure)
@@ -220,11 +247,14 @@ class Ledger:
                 self._come_back()
             elif self._failing:
                 self._try_again()
-            elif self._clock() >= self._next_round:
-                self._next_round = self._clock() + ROUND_SECONDS
+            elif self._timer() >= self._next_round:
+                self._next_round = self._timer() + ROUND_SECONDS
                 self._take_over()
         except write_errors() as failure:
             log.info("the ledger still waits: %s", type(failure).__name__)
+        except Exception:  # the keeper must live: nobody else brings the spool home
+            self.keeper_errors += 1
+            log.exception("the ledger's keeper failed; it goes on")
 
     def _try_again(self) -> None:
         with self._committing:
@@ -244,25 +274,48 @@ class Ledger:
         with self._committing:
             self._spool.seal()
             self._drain(())
+            self._pay_owed()
             self._totals = self._second.totals()
             self._ready, self._spooling, self._failing = True, False, False
         log.warning("the database is back, and the spool is drained")
 
     def _take_over(self) -> None:
         """What dead processes left behind: their spool is drained, their open rows become unknown."""
-        dead = self._instance.dead()
-        self._drain(dead)
-        late = round(self._clock() * MICRO)
-        self.given_up += self._second.give_up(dead, late, self._instance.name)
-        for name in dead:
-            self._instance.bury(name)
+        dead = self._instance.claim_dead()
+        try:
+            self._drain(dead)
+            late = round(self._clock() * MICRO)
+            self.given_up += self._second.give_up(dead, late, self._instance.name)
+            self._instance.bury(dead)
+        finally:
+            for claim in dead.values():
+                claim.close()
 
     def _drain(self, dead: Iterable[str]) -> None:
         for path in self._spool.waiting(dead):
             with suppress(FileNotFoundError):  # another instance may have drained it
                 for batch in batches(path):
-                    self._second.write(batch)
+                    self._drain_batch(batch, path)
             path.unlink(missing_ok=True)
+
+    def _drain_batch(self, batch: list[Write], path: Path) -> None:
+        try:
+            self._second.write(batch)
+        except Exception as failure:
+            if not is_our_mistake(failure):
+                raise
+            if len(batch) == 1:
+                put_aside(line_of(batch[0]), path)
+                return
+            for write in batch:
+                self._drain_batch([write], path)
+
+    def _settle_debts(self) -> None:
+        """The last chance of bills that are known and not written."""
+        if self._owed and self._spooling:
+            self._spool.append(self._owed)
+        elif self._owed:
+            self._pay_owed()
 
     # What others want to know.
 
@@ -285,7 +338,7 @@ class Ledger:
         """ok; degraded while rows go to the spool; down while they can go nowhere."""
         if self._failing:
             return DOWN
-        return DEGRADED if self._spooling else OK
+        return DEGRADED if self._spooling or self._spool.rejected() else OK
 
     def overall_nano(self, tenant: str) -> int:
         """What a tenant has spent since the ledger began, as of this process's last write."""
@@ -297,6 +350,8 @@ class Ledger:
             self._keeper.join(timeout=5)
             self._keeper = None
         with self._committing:
+            with suppress(*write_errors()):
+                self._settle_debts()
             self._spool.seal()
             self._writer.close()
             self._second.close()
@@ -316,6 +371,25 @@ def database_errors() -> tuple[type[Exception], ...]:
 def write_errors() -> tuple[type[Exception], ...]:
     """Everything that can keep a row from its disk."""
     return (*database_errors(), OSError)
+
+
+def is_outage(failure: BaseException) -> bool:
+    """Whether the database is away, as against there and not as it should be: then waiting would be for ever."""
+    import psycopg
+
+    cause = getattr(failure, "orig", None) or failure
+    away = (
+        psycopg.OperationalError,
+        psycopg.InterfaceError,
+        psycopg.InternalError,
+        NoFreeConnection,
+        OSError,
+    )
+    return isinstance(cause, away)
+
+
+def _first_line(failure: Exception) -> str:
+    return str(getattr(failure, "orig", None) or failure).partition("\n")[0]
 
 
 def is_our_mistake(failure: BaseException) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, bindparam, func, literal_column, select, union_all
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from errors import LedgerUnavailable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     Rows = Sequence[Row[*tuple[Any, ...]]]
 
 # A fifth of a megabyte of JSON: larger pages are hardly faster, and each thread keeps the memory of its largest.
+log = logging.getLogger("llm_platform")
+
 PAGE_ROWS = 200
 CANNOT_READ = (
     "The ledger cannot be read just now. Try again in a few seconds; if it stays, tell your operator."
@@ -112,7 +115,8 @@ def usage(
         # PostgreSQL adds up to a Decimal, and nothing adds up to None.
         figures = {name: int(value or 0) for name, value in zip(FIGURES, row[len(group_by) :], strict=True)}
         groups.setdefault(keys, Group(keys)).add(figures)
-    return list(groups.values())
+    # Where a bill came after a row had been given up, its first group is left with nothing but zeros.
+    return [group for group in groups.values() if any(group.figures[name] for name in SUMS)]
 
 
 def whole(groups: Iterable[Group]) -> Group:
@@ -241,5 +245,6 @@ def _connected(engine: Engine) -> Iterator[Connection]:
     try:
         with engine.connect() as connection:
             yield connection
-    except (OperationalError, InterfaceError, NoFreeConnection) as error:
+    except (DBAPIError, NoFreeConnection) as error:
+        log.warning("the ledger cannot be read: %s", type(error.__cause__ or error).__name__)
         raise LedgerUnavailable(CANNOT_READ) from error

@@ -102,7 +102,7 @@ def closed_row(record: CostRecord, mark: int, instance: str, keeps_texts: bool) 
         user_id=record.user_id,
         provider=record.provider,
         requested_model=record.requested_model[:100],
-        model=record.model,
+        model=record.model or (opened.model if opened else ""),
         input_tokens=record.input_tokens,
         output_tokens=record.output_tokens,
         cached_tokens=record.cached_tokens,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +14,9 @@ import orjson
 from store.rows import is_open, row_from
 from store.writing import Write
 
-BATCH = 500
+log = logging.getLogger("llm_platform")
+
+BATCH = 200
 TOTALS = "totals.json"
 
 
@@ -27,7 +31,7 @@ class Spool:
 
     def append(self, writes: Sequence[Write]) -> None:
         """On disk when it returns. Raises OSError, and then nothing of it is there."""
-        lines = b"".join(_line(write) for write in writes)
+        lines = b"".join(line_of(write) for write in writes)
         file = self._open()
         end = os.lseek(file, 0, os.SEEK_END)
         try:
@@ -63,6 +67,10 @@ class Spool:
                 totals[write.row.tenant] = totals.get(write.row.tenant, 0) + spent
         return totals
 
+    def rejected(self) -> int:
+        """Files with lines that could not be used and wait for a person."""
+        return len(list(self._folder.glob("*.rejected")))
+
     def seal(self) -> None:
         """Later rows go into a new file."""
         if self._file is not None:
@@ -81,27 +89,32 @@ class Spool:
 
 
 def batches(path: Path) -> Iterator[list[Write]]:
-    """The writes of a spool file, in order, some hundred at a time."""
-    batch: list[Write] = []
+    """The writes of a spool file, in order, some hundred at a time; what is none of ours is put aside."""
     with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break  # cut off by a crash, so never acknowledged
-            batch.append(_write_from(line))
-            if len(batch) == BATCH:
-                yield batch
-                batch = []
-    if batch:
-        yield batch
+        # A line without its end was cut off by a crash, so it was never acknowledged.
+        lines = (line for line in file if line.endswith(b"\n"))
+        while some := list(itertools.islice(lines, BATCH)):
+            yield [write for line in some if (write := _write_from(line, path)) is not None]
 
 
-def _line(write: Write) -> bytes:
+def put_aside(line: bytes, path: Path) -> None:
+    """Keep what cannot be written for a person to look at, so that it holds up nothing else."""
+    log.error("a line of the spool cannot be used; it is kept in %s.rejected", path.name)
+    with path.with_name(f"{path.name}.rejected").open("ab") as file:
+        file.write(line)
+
+
+def line_of(write: Write) -> bytes:
     return orjson.dumps({"kind": write.kind, "row": asdict(write.row)}, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _write_from(line: bytes) -> Write:
-    stored = orjson.loads(line)
-    return Write(row_from(stored["row"]), stored["kind"])
+def _write_from(line: bytes, path: Path) -> Write | None:
+    try:
+        stored = orjson.loads(line)
+        return Write(row_from(stored["row"]), stored["kind"])
+    except (ValueError, KeyError, TypeError):
+        put_aside(line, path)
+        return None
 
 
 def _write_all(file: int, data: bytes) -> None:

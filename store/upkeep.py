@@ -13,12 +13,14 @@ from sqlalchemy.engine import Connection, Engine
 
 from prices import PriceBook
 from store.rows import charges_from
-from store.tables import DAY_US, OPEN, requests, usage_days
+from store.tables import DAY_US, OPEN, SETTLED, UNKNOWN, requests, usage_days
 
 PAGE = 2000
 # Pages of 4 KiB that go back to the file system in one transaction: requests wait for no more than that.
 VACUUM_STEP = 500
 MOST_NAMED = 20
+# A process that was stopped for long may still bring the bill of a row that was given up.
+UNKNOWN_DAYS = 7
 SAVED = ("saved_hit_nano", "saved_coalesced_nano")
 EPOCH = date(1970, 1, 1).toordinal()
 
@@ -26,6 +28,7 @@ Progress = Callable[[int, int], None]
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 _COLUMNS = (
     *(requests.c.seq, requests.c.request_id, requests.c.at_us, requests.c.provider, requests.c.charges),
+    requests.c.state,
     *(requests.c.cost_nano, requests.c.saved_nano, requests.c.saved_by, requests.c.discount_nano),
     *(requests.c[name] for name in _TOKENS),
 )
@@ -35,8 +38,8 @@ _COLUMNS = (
 class Recosted:
     """What computing rows anew found. `then_nano`: what the paid rows would cost at the other date's prices.
 
-    `days` is what the rows of each whole day add up to: requests, cost, saved. Of the first day some rows may
-    have been pruned, and today is not over: both are left out.
+    `days` is what the rows of each day add up to: requests, cost, saved. Of the first day with a settled row some
+    may have been pruned, and today is not over: only the days between are compared.
     """
 
     rows: int = 0
@@ -47,6 +50,7 @@ class Recosted:
     then_nano: int = 0
     then_unpriced: int = 0
     days: dict[int, list[int]] = field(default_factory=dict)
+    first_day: int | None = None
     days_equal: bool = True
 
     @property
@@ -71,7 +75,7 @@ def recost(
 
 def _compare_days(engine: Engine, found: Recosted) -> None:
     """The sums by day against the rows: both were written in one transaction."""
-    first, today = min(found.days, default=0), time.time_ns() // 1000 // DAY_US
+    first, today = found.first_day or 0, time.time_ns() // 1000 // DAY_US
     sums = (func.sum(usage_days.c[name]) for name in ("requests", "cost_nano", *SAVED))
     query = select(usage_days.c.start, *sums).where(usage_days.c.start > first, usage_days.c.start < today)
     with engine.connect() as connection:
@@ -119,7 +123,14 @@ def _recost_row(row: Any, found: Recosted) -> None:
         found.differing.append(f"{row.request_id}: {stored} stored, {expected} computed")
     found.cost_nano += expected[0] or 0
     found.saved_nano += expected[1] or 0
-    day = found.days.setdefault(row.at_us // DAY_US, [0, 0, 0])
+    _add_to_day(row, found)
+
+
+def _add_to_day(row: Any, found: Recosted) -> None:
+    number_of_day = row.at_us // DAY_US
+    if row.state == SETTLED:
+        found.first_day = min(number_of_day, found.first_day or number_of_day)
+    day = found.days.setdefault(number_of_day, [0, 0, 0])
     for place, number in enumerate((1, row.cost_nano or 0, row.saved_nano or 0)):
         day[place] += number
 
@@ -151,7 +162,9 @@ def prune(engine: Engine, before_us: int, progress: Progress) -> int:
 
 
 def _old(before_us: int) -> tuple[Any, Any]:
-    return requests.c.at_us < before_us, requests.c.state != OPEN
+    """Settled rows; of the others those that no late bill can reach any more."""
+    forgotten = (requests.c.state == UNKNOWN) & (requests.c.at_us < before_us - UNKNOWN_DAYS * DAY_US)
+    return requests.c.at_us < before_us, (requests.c.state == SETTLED) | forgotten
 
 
 def vacuum(engine: Engine, progress: Progress) -> int:
@@ -169,10 +182,12 @@ def _vacuum_sqlite(connection: Connection, progress: Progress) -> int:
     while left:
         progress(whole - left, whole)
         _run(connection, f"incremental_vacuum({VACUUM_STEP})")
-        left = _pragma(connection, "freelist_count")
+        before, left = left, _pragma(connection, "freelist_count")
+        if left >= before:  # a file that was not made by us may not be able to
+            break
     _run(connection, "wal_checkpoint(TRUNCATE)")
-    progress(whole, whole)
-    return whole * _pragma(connection, "page_size")
+    progress(whole - left, whole)
+    return (whole - left) * _pragma(connection, "page_size")
 
 
 def _run(connection: Connection, pragma: str) -> None:

@@ -41,8 +41,9 @@ from store.tables import (
     usage_hours,
 )
 
-# PostgreSQL that has not answered for so long is taken for gone.
-PATIENCE_SECONDS = 3.0
+# PostgreSQL that has not answered for so long is taken for gone. Where no request waits it may take longer: a batch
+# that was partly written before is looked at row by row.
+PATIENCE_SECONDS, LONG_PATIENCE_SECONDS = 3.0, 60.0
 
 
 NEW, EXTENDS, CLOSES = "new", "extends", "closes"
@@ -65,8 +66,8 @@ class Write:
 class Writer:
     """Writes on one connection of its own, kept open. One thread at a time: the caller holds a lock."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, *, patience: float = PATIENCE_SECONDS) -> None:
+        self._engine, self._patience = engine, patience
         self._sqlite = engine.dialect.name == "sqlite"
         self._sql = Statements(engine)
         self._connection: Any = None
@@ -216,7 +217,7 @@ class Writer:
         if self._sqlite:
             yield
             return
-        watch = threading.Timer(PATIENCE_SECONDS, self._cut)
+        watch = threading.Timer(self._patience, self._cut)
         watch.daemon = True
         watch.start()
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ from hypothesis import strategies as st
 from sqlalchemy import inspect, select
 from sqlalchemy.engine import make_url
 
+from config import ConfigError
+from errors import LedgerUnavailable
 from prices import Rates
 from store.db import is_current, ledger_url, migrate, open_engine
+from store.instances import Instance
 from store.ledger import Ledger
 from store.rows import charges_from, charges_text
 from store.tables import REVISION, language_days, metadata
@@ -117,6 +122,18 @@ def test_a_row_is_open_while_its_call_is_made_and_settled_with_its_bill(ledger):
     assert (row["input_tokens"], row["output_tokens"], row["duration_us"]) == (10, 5, 12_500)
     assert (row["requested_model"], row["prompt_hash"], row["address"]) == ("m-1", "hash", "10.0.0.1")
     assert_sums_agree(ledger)
+
+
+def test_a_lost_call_is_lost_to_a_named_provider_and_model(make_ledger):
+    first = make_ledger()
+    opened = first.open(ask("lost"), 99_000, "hash", NOON, ("gemini", "m-1"))
+    first.close(record("lost", opened=opened, charges=(), model="", unknown_attempts=1, status=504))
+    first.open(ask("cut"), 99_000, "hash", NOON, ("gemini", "m-1"))
+    die(first)
+    again = make_ledger()
+    again.start()
+    named = {(row["state"], row["provider"], row["model"], row["requested_model"]) for row in rows(again)}
+    assert named == {("unknown", "gemini", "m-1", "m-1")}
 
 
 def test_a_row_may_come_to_hold_more_before_a_further_call(ledger):
@@ -253,6 +270,102 @@ def test_a_row_that_cannot_be_stored_fails_alone_and_stops_nobody(ledger):
     assert set(states.values()) == {"settled"}
     assert len(states) == 9
     assert_sums_agree(ledger)
+
+
+# A disk that takes nothing for a while.
+
+
+@contextmanager
+def locked_out(ledger: Ledger) -> Iterator[None]:
+    """The database takes no row of this ledger, as on a full disk: a write at once fails."""
+    path = ledger.reader.url.database
+    with sqlite3.connect(path, isolation_level=None) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        driver = ledger._writer._connection.driver_connection
+        driver.execute("PRAGMA busy_timeout=0")
+        yield
+        connection.execute("ROLLBACK")
+
+
+@pytest.fixture
+def small(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    """A ledger on SQLite."""
+    ledger = Ledger(ledger_url("", str(tmp_path)), str(tmp_path), lease_seconds=30.0, clock=clock)
+    buy(ledger, "first")
+    yield ledger
+    ledger.stop()
+
+
+def test_a_bill_that_could_not_be_written_is_owed_and_written_when_it_can_be(small):
+    opened = small.open(ask("paid"), 99_000, "hash", NOON)
+    with locked_out(small):
+        with pytest.raises(LedgerUnavailable):
+            small.close(record("paid", opened=opened))
+        assert small.state == "down"
+        assert small.overall_nano("anonymous") == PRICE
+    small.tend()
+    assert small.state == "ok"
+    (row,) = [row for row in rows(small) if row["request_id"] == "paid"]
+    assert (row["state"], row["cost_nano"], row["status"]) == ("settled", PRICE, 503)
+    assert small.close(hit("next")) == 2 * PRICE
+    assert_sums_agree(small)
+
+
+def test_a_bill_that_is_owed_is_written_at_the_end_of_the_process(small, tmp_path):
+    opened = small.open(ask("paid"), 99_000, "hash", NOON)
+    with locked_out(small), pytest.raises(LedgerUnavailable):
+        small.close(record("paid", opened=opened))
+    small.stop()
+    again = Ledger(ledger_url("", str(tmp_path)), str(tmp_path), lease_seconds=30.0)
+    assert again.close(hit("next")) == 2 * PRICE
+    assert_sums_agree(again)
+    again.stop()
+
+
+def test_a_bill_that_can_never_be_written_holds_nobody_up(small):
+    opened = small.open(ask("absurd"), 99_000, "hash", NOON)
+    with locked_out(small), pytest.raises(LedgerUnavailable):
+        small.close(record("absurd", opened=opened, attempts=2**70))
+    small.tend()
+    assert small.state == "ok"
+    assert buy(small, "next") == 2 * PRICE
+    assert_sums_agree(small)
+
+
+def test_what_is_refused_leaves_no_row_and_no_debt(small):
+    with locked_out(small):
+        with pytest.raises(LedgerUnavailable):
+            small.open(ask("refused"), 99_000, "hash", NOON)
+        with pytest.raises(LedgerUnavailable):
+            small.close(hit("refused too"))
+    small.tend()
+    assert [row["request_id"] for row in rows(small)] == ["first"]
+    assert_sums_agree(small)
+
+
+def test_a_ledger_of_a_newer_version_is_refused_in_words(small, tmp_path):
+    small.stop()
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999_later'")
+    newer = Ledger(ledger_url("", str(tmp_path)), str(tmp_path), lease_seconds=30.0)
+    with pytest.raises(ConfigError, match="newer version of the platform"):
+        newer.start()
+    newer.stop()
+
+
+def test_a_dead_instance_is_taken_over_by_one_only(tmp_path):
+    dead, first, second = Instance(tmp_path), Instance(tmp_path), Instance(tmp_path)
+    for each in (dead, first, second):
+        each.enter()
+    dead.leave()
+    claims = first.claim_dead()
+    assert (list(claims), second.claim_dead()) == ([dead.name], {})
+    first.bury(claims)
+    for claim in claims.values():
+        claim.close()
+    assert second.claim_dead() == {}
+    first.leave()
+    second.leave()
 
 
 # What survives.

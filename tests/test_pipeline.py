@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from providers.sandbox import SandboxProvider
 from services import Services, build_services
 from tasks import Ask, Task, Usage
 from tests.cache_contract import run_together
+from tests.ledger_house import rows as ledger_rows
 from tests.upstream import CANARY, Fault, Tokens
 
 PROMPT = {"prompt": "Name three rivers."}
@@ -507,3 +509,62 @@ def test_a_failure_that_was_not_billed_carries_no_cost_headers(house, upstream):
     response = house.post("text", PROMPT)
     assert response.status_code == 502
     assert not [name for name in response.headers.keys() if name.startswith("X-Cost")]  # noqa: SIM118  not a dict
+
+
+# Where the ledger fails in the middle.
+
+
+def test_a_further_call_that_cannot_be_covered_is_not_made_and_what_was_billed_is_owed(
+    make_house, settings, upstream
+):
+    house = make_house(impatient(build_services(settings)))
+    house.post("text", {"prompt": "first"})
+    ledger, covered = house.services.ledger, []
+    path = ledger.reader.url.database
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+    def hold_up(row: Any, nano: int | None) -> None:
+        covered.append(nano)
+        ledger._writer._connection.driver_connection.execute("PRAGMA busy_timeout=0")
+        other.execute("BEGIN IMMEDIATE")
+        type(ledger).extend(ledger, row, nano)
+
+    ledger.extend = hold_up
+    upstream.script(Fault("ok", text="none of them"))
+    response = house.post("classify", {"text": "x", "categories": ["a", "b"]})
+    other.execute("ROLLBACK")
+    other.close()
+    assert (response.status_code, response.get_json()["code"]) == (503, "ledger_unavailable")
+    assert len(covered) == 1
+    assert len(upstream.journal) == 2
+    assert nano(response) > 0
+    ledger.tend()
+    (row,) = [row for row in ledger_rows(ledger) if row["request_id"] == response.headers["X-Request-ID"]]
+    assert (row["state"], row["cost_nano"], row["status"]) == ("settled", nano(response), 503)
+
+
+class Buggy:
+    """A provider whose adapter breaks after its call."""
+
+    name = "gemini"
+
+    def models(self, requested: str | None) -> list[str]:
+        return ["gemini-3.1-flash-lite"]
+
+    def call(self, call: Any) -> Any:
+        raise ZeroDivisionError
+
+    def retired(self, model: str) -> None:
+        """Never."""
+
+    def warm(self) -> None:
+        """Nothing to load."""
+
+
+def test_a_call_in_which_our_own_adapter_breaks_may_have_been_billed(make_house, settings):
+    house = make_house(build_services(settings, provider=Buggy()))
+    house.app.testing = False
+    assert house.post("text", PROMPT).status_code == 500
+    (row,) = ledger_rows(house.services.ledger)
+    assert (row["state"], row["attempts"], row["unknown_attempts"]) == ("unknown", 1, 1)
+    assert row["unknown_nano"] == row["reserved_nano"] > 0

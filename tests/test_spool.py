@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -17,7 +18,7 @@ from errors import LedgerUnavailable
 from store import reading
 from store.ledger import Ledger
 from store.rows import Row, row_from
-from store.spool import Spool, batches
+from store.spool import Spool, batches, line_of
 from store.writing import CLOSES, NEW, Write
 from tests.ledger_house import NOON, PRICE, Clock, ask, assert_sums_agree, buy, die, hit, record, rows
 from tests.servers.postgres import PostgresServer, binaries
@@ -176,6 +177,74 @@ def test_a_second_outage_goes_on_from_the_total_of_the_first(make_ledger, server
         server.start()
         ledger.tend()
         assert buy(ledger, f"back-{number}") == (number + 1) * PRICE
+    assert_sums_agree(ledger)
+
+
+def test_a_clean_stop_during_an_outage_leaves_its_rows_to_the_next(make_ledger, server):
+    first = make_ledger()
+    buy(first, "before")
+    server.stop("immediate")
+    buy(first, "away")
+    first.stop()
+    server.start()
+    second = make_ledger()
+    assert second.close(hit("next")) == 2 * PRICE
+    assert [row["request_id"] for row in rows(second)] == ["before", "away", "next"]
+    assert_sums_agree(second)
+
+
+def test_lines_that_nobody_can_use_are_put_aside_and_hold_up_nothing(make_ledger, server, tmp_path):
+    ledger = make_ledger()
+    buy(ledger, "before")
+    server.stop("immediate")
+    buy(ledger, "one")
+    ledger._spool.seal()
+    (path,) = spool_files(tmp_path)
+    unstorable = line_of(write("too long " * 100))
+    path.write_bytes(b'{"kind": "new"}\nnot json\n' + unstorable + path.read_bytes())
+    buy(ledger, "two")
+    server.start()
+    ledger.tend()
+    assert [row["request_id"] for row in rows(ledger)] == ["before", "one", "two"]
+    assert_sums_agree(ledger)
+    (aside,) = (tmp_path / "data" / "spool").glob("*.rejected")
+    assert aside.read_bytes() == b'{"kind": "new"}\nnot json\n' + unstorable
+    assert ledger.state == "degraded", "somebody has to look at them"
+    aside.unlink()
+    assert ledger.state == "ok"
+
+
+def test_a_database_that_is_there_but_not_as_it_should_be_is_no_outage(make_ledger, server):
+    ledger = make_ledger()
+    buy(ledger, "before")
+    with psycopg.connect(
+        ledger.reader.url.set(drivername="postgresql").render_as_string(False)
+    ) as connection:
+        connection.execute("ALTER TABLE requests RENAME TO gone")
+    with pytest.raises(LedgerUnavailable):
+        buy(ledger, "refused")
+    assert ledger.state == "down"
+    with psycopg.connect(
+        ledger.reader.url.set(drivername="postgresql").render_as_string(False)
+    ) as connection:
+        connection.execute("ALTER TABLE gone RENAME TO requests")
+    ledger.tend()
+    assert buy(ledger, "after") == 2 * PRICE
+
+
+def test_a_database_that_freezes_is_left_after_some_seconds(make_ledger, server):
+    ledger = make_ledger()
+    buy(ledger, "before")
+    server.freeze()
+    try:
+        assert buy(ledger, "frozen") == 2 * PRICE
+        assert ledger.state == "degraded"
+        with pytest.raises(LedgerUnavailable):
+            reading.totals_of(ledger.reader)
+    finally:
+        server.thaw()
+    ledger.tend()
+    assert [row["request_id"] for row in rows(ledger)] == ["before", "frozen"]
     assert_sums_agree(ledger)
 
 
