@@ -544,6 +544,7 @@ def test_the_journal_tells_what_was_asked_and_what_it_costs(upstream: Upstream) 
 
 def test_reset_forgets_calls_script_and_retired_models(upstream: Upstream) -> None:
     post(upstream.port)
+    assert upstream.wait_idle()
     upstream.script("internal")
     upstream.retire(MODEL)
     upstream.reset()

@@ -1,9 +1,9 @@
-"""A loopback provider that speaks Gemini's protocol, fails on demand and keeps the journal that money tests trust."""
+"""Loopback Gemini, OpenAI (its base URL ends with /v1) and Anthropic: they fail on demand and keep a journal."""
 
 from __future__ import annotations
 
 from .answers import answer_text, mark
-from .faults import ANSWERED, BROKEN, NAMES, REFUSED, RETRYABLE, Fault
+from .faults import ANSWERED, BROKEN, NAMES, OWN, PROVIDERS, REFUSED, RETRYABLE, Fault
 from .journal import Call, Tokens
 from .process import UpstreamProcess
 from .refusals import CANARY
@@ -14,6 +14,8 @@ __all__ = [
     "BROKEN",
     "CANARY",
     "NAMES",
+    "OWN",
+    "PROVIDERS",
     "REFUSED",
     "RETRYABLE",
     "Call",

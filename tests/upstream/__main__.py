@@ -16,7 +16,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each reply")
     parser.add_argument("--fault-rate", type=float, default=0.0, help="share of calls that meet a fault")
-    parser.add_argument("--menu", default=",".join(RETRYABLE), help="the faults, separated by commas")
+    parser.add_argument(
+        "--menu", default=",".join(RETRYABLE), help="the faults as name or provider:name, separated by commas"
+    )
     return parser.parse_args()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .journal import Tokens
@@ -50,7 +52,8 @@ def conforming(schema: Mapping[str, Any], seal: str, root: Mapping[str, Any] | N
 
 
 def _by_type(schema: Mapping[str, Any], seal: str, root: Mapping[str, Any]) -> Any:
-    kind = str(schema.get("type", "object")).lower()  # Gemini's own schemas say OBJECT.
+    given = schema.get("type", "object")
+    kind = str(given[0] if isinstance(given, list) else given).lower()  # Gemini's own schemas say OBJECT.
     if kind == "object":
         return {name: conforming(part, seal, root) for name, part in schema.get("properties", {}).items()}
     if kind == "array":
@@ -62,22 +65,34 @@ def count(text: str) -> int:
     return max(1, len(text.encode("utf-8", "surrogatepass")) // 4)
 
 
-def tokens_for(prompt: str, system: str, text: str) -> Tokens:
-    """Some prompts are partly cached, some take thought: which ones, their hash says."""
+def tokens_for(prompt: str, system: str, text: str, *, writes: bool = False) -> Tokens:
+    """Some prompts are partly cached, some take thought: which ones, their hash says.
+
+    What is not yet cached is written to the cache where the caller asks for that.
+    """
     seal = int(digest(prompt)[:8], 16)
     length = count(system + prompt) + 1
     cached = length * 2 // 3 if seal % 4 == 1 else 0
     thoughts = 1 + seal % 400 if seal % 3 == 0 else 0
-    return Tokens(prompt=length, cached=cached, candidates=count(text), thoughts=thoughts)
+    written = (length - cached) // 2 if writes else 0
+    return Tokens(length, cached, candidates=count(text), thoughts=thoughts, written=written)
 
 
 def within(limit: int | None, text: str, tokens: Tokens) -> tuple[str, Tokens, bool]:
-    """Hold thoughts and text under maxOutputTokens as Gemini does; true when the text was cut."""
+    """Hold thoughts and text under the caller's limit, as every provider does; true when the text was cut."""
     if limit is None or tokens.candidates + tokens.thoughts <= limit:
         return text, tokens, False
     thoughts = min(tokens.thoughts, limit // 2)
     candidates = min(tokens.candidates, limit - thoughts)
-    short = Tokens(tokens.prompt, tokens.cached, candidates, thoughts)
+    short = replace(tokens, candidates=candidates, thoughts=thoughts)
     if candidates == tokens.candidates:
         return text, short, False
     return text[: candidates * 4], short, True
+
+
+def vector(model: str, text: str, dimensions: int) -> list[float]:
+    """A unit vector; a shorter one of the same text points the same way, as OpenAI cuts them."""
+    stream = hashlib.shake_256(f"{model}\x1f{text}".encode("utf-8", "surrogatepass")).digest(2 * dimensions)
+    raw = struct.unpack(f"<{dimensions}h", stream)
+    length = sum(part * part for part in raw) ** 0.5 or 1.0
+    return [part / length for part in raw]

@@ -54,7 +54,25 @@ ANSWERED = (
     "blocked_answer",
     "recitation",
 )
+# Every provider fails in these ways.
 NAMES = frozenset(REFUSED + BROKEN + ANSWERED)
+PROVIDERS = ("gemini", "openai", "anthropic")
+# These stand beside the menu above, each with the providers that know it.
+OWN = {
+    "overloaded": ("anthropic",),  # 529
+    "spend_limit": ("openai", "anthropic"),
+    "no_credit": ("openai", "anthropic"),
+    "no_temperature": ("openai", "anthropic"),
+    "refusal": ("openai", "anthropic"),
+    "stream_error": PROVIDERS,  # an error event inside a stream
+    "stream_garbage": PROVIDERS,  # an event that nobody can read
+    "stream_stops": PROVIDERS,  # a polite end that comes too early
+    "half_close": PROVIDERS,  # the body ends early, though the connection stays
+    "reset_body": PROVIDERS,
+}
+# What a plain call meets in place of a fault that only a stream can have.
+PLAIN = {"stream_error": "unavailable", "stream_garbage": "garbage", "stream_stops": "cut_body"}
+UNREADABLE = ("garbage", "html", "wrong_schema")
 RETRYABLE = (
     "rate_limited",
     "internal",
@@ -65,18 +83,20 @@ RETRYABLE = (
     "reset_before",
     "cut_body",
 )
-SECONDS = {"hang": 60.0, "slow": 2.0, "drip": 1.0}
+SECONDS = {"hang": 60.0, "slow": 2.0, "drip": 1.0, "half_close": 60.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What happens to one call; `Fault("ok")` is a good answer.
 
-    delay    the retryDelay of a 429; empty leaves the details out altogether
+    provider the only one that it meets; empty for all
+    delay    what a 429 says about when to come back; empty leaves that out altogether
     text     what a good answer says, or the body of `garbage`, `wrong_schema` and `html`
     usage    the tokens billed and sent, in place of the counted ones
-    seconds  bound of `hang`, latency of `slow`, time per byte of `drip`
+    seconds  bound of `hang` and `half_close`, latency of `slow`, time per byte of `drip`
     pause    seconds between two chunks of a stream
+    after    chunks of a stream that come before it is cut or its error; half of them where None
     model    the modelVersion of the reply
     headers  more headers for the reply, such as Retry-After
     """
@@ -89,10 +109,19 @@ class Fault:
     pause: float = 0.0
     model: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    provider: str = ""
+    after: int | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise ValueError(f"Unknown fault {self.name!r}: choose one of {', '.join(sorted(NAMES))}.")
+        if self.name not in NAMES and self.name not in OWN:
+            known = ", ".join(sorted({*NAMES, *OWN}))
+            raise ValueError(f"Unknown fault {self.name!r}: choose one of {known}.")
+        if self.provider and not self.meets(self.provider):
+            raise ValueError(f"{self.provider!r} is not a provider that knows {self.name!r}.")
+
+    def meets(self, provider: str) -> bool:
+        """Whether a call of this provider can come upon it."""
+        return provider in OWN.get(self.name, PROVIDERS) and self.provider in ("", provider)
 
     @property
     def wait(self) -> float:
@@ -100,11 +129,12 @@ class Fault:
 
     @classmethod
     def of(cls, given: str | Fault | Mapping[str, Any]) -> Fault:
-        """A fault from a name, or from JSON with the fields of this class."""
+        """A fault from a name, from provider:name, or from JSON with the fields of this class."""
         if isinstance(given, Fault):
             return given
         if isinstance(given, str):
-            return cls(given)
+            provider, _, name = given.rpartition(":")
+            return cls(name, provider=provider)
         facts = dict(given)
         if facts.get("usage"):
             facts["usage"] = Tokens(**facts["usage"])
@@ -116,7 +146,10 @@ OK = Fault("ok")
 
 
 class Choice:
-    """Picks the fault of each call. The menu's pick depends on the seed and the call's number alone."""
+    """Picks the fault of each call among those that its provider knows.
+
+    The menu's pick depends on the seed, the call's number and its provider alone.
+    """
 
     def __init__(self, seed: int, rate: float, menu: Sequence[str | Fault]) -> None:
         self.seed = seed
@@ -133,27 +166,34 @@ class Choice:
     @menu.setter
     def menu(self, menu: Sequence[str | Fault]) -> None:
         self._menu = tuple(Fault.of(fault) for fault in menu)
+        self._menus = {name: [fault for fault in self._menu if fault.meets(name)] for name in PROVIDERS}
 
     def script(self, faults: Iterable[str | Fault | Mapping[str, Any]]) -> None:
         with self._lock:
             self._script.extend([Fault.of(fault) for fault in faults])
 
-    def pick(self, number: int, model: str) -> Fault:
+    def pick(self, number: int, model: str, provider: str = "gemini") -> Fault:
         """A retired model answers 404 and leaves the script as it stands."""
         if model in self.retired:
             return Fault("not_found")
-        with self._lock:
-            if self._script:
-                return self._script.popleft()
-        return self._drawn(number)
+        return self._scripted(provider) or self._drawn(number, self._menus[provider])
 
-    def _drawn(self, number: int) -> Fault:
-        if not self._menu or self.rate <= 0:
+    def _scripted(self, provider: str) -> Fault | None:
+        """The first fault that this provider knows; those of other providers wait for theirs."""
+        with self._lock:
+            for place, fault in enumerate(self._script):
+                if fault.meets(provider):
+                    del self._script[place]
+                    return fault
+        return None
+
+    def _drawn(self, number: int, menu: Sequence[Fault]) -> Fault:
+        if not menu or self.rate <= 0:
             return OK
         digest = hashlib.blake2b(f"{self.seed}:{number}".encode(), digest_size=16).digest()
         if int.from_bytes(digest[:8], "big") >= self.rate * 2**64:
             return OK
-        return self._menu[int.from_bytes(digest[8:], "big") % len(self._menu)]
+        return menu[int.from_bytes(digest[8:], "big") % len(menu)]
 
     def reset(self) -> None:
         with self._lock:

@@ -11,12 +11,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Counts as Gemini has them: `cached` is part of `prompt`, `thoughts` stand beside `candidates`."""
+    """Counts as Gemini has them: `cached` is part of `prompt`, `thoughts` stand beside `candidates`.
+
+    `written` is the part of `prompt` that went into a provider's cache, which some bill at a price of its own.
+    """
 
     prompt: int = 0
     cached: int = 0
     candidates: int = 0
     thoughts: int = 0
+    written: int = 0
 
     @property
     def total(self) -> int:
@@ -30,7 +34,7 @@ class Call:
     number: int
     at: float  # monotonic seconds
     model: str
-    method: str  # generate, stream, or followed where a client went after a redirect
+    method: str  # generate, stream, embed, or followed where a client went after a redirect
     prompt: str
     system: str
     body: dict[str, Any]
@@ -41,6 +45,7 @@ class Call:
     reported: Tokens | None = None
     delivered: bool = False
     ended: float | None = None  # None while the call runs
+    provider: str = "gemini"
 
     @property
     def usage_sent(self) -> bool:

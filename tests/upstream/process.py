@@ -65,7 +65,7 @@ class UpstreamProcess:
         return [Call.from_json(facts) for facts in self.state()["calls"]]
 
     def control(self, **orders: Any) -> None:
-        """reset, latency, fault_rate, seed, menu, script, retire; faults as names or as dicts of their fields."""
+        """reset, latency, fault_rate, seed, menu, script, retire; faults as name, provider:name or their fields."""
         self._call("POST", "/control", orders)
 
     def _call(self, verb: str, path: str, body: Any = None) -> dict[str, Any]:

@@ -43,8 +43,7 @@ STATUSES = {
 
 def refusal(fault: Fault, model: str) -> Reply:
     if fault.name == "bad_gateway":
-        body = f"<html><title>502 Bad Gateway</title><body>{CANARY}</body></html>"
-        return Reply(502, (body.encode(),), "text/html; charset=UTF-8", fault.headers)
+        return bad_gateway(fault)
     if fault.name == "redirect":
         place = ("Location", f"{FOLLOWED}{model}")
         return Reply(302, (b"",), "text/html; charset=UTF-8", (place, *fault.headers))
@@ -52,6 +51,12 @@ def refusal(fault: Fault, model: str) -> Reply:
         return error(404, "NOT_FOUND", f"models/{model} is not found for API version v1beta.")
     code, status, message = STATUSES[fault.name]
     return error(code, status, message, details(fault, model), fault.headers)
+
+
+def bad_gateway(fault: Fault) -> Reply:
+    """What a proxy in front of any provider says."""
+    body = f"<html><title>502 Bad Gateway</title><body>{CANARY}</body></html>"
+    return Reply(502, (body.encode(),), "text/html; charset=UTF-8", fault.headers)
 
 
 def error(

@@ -1,4 +1,4 @@
-"""The loopback provider: a thread with an event loop that answers, misbehaves on demand and keeps a journal."""
+"""The loopback providers: a thread with an event loop that answers, misbehaves on demand and keeps a journal."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from . import gemini
-from .faults import OK, RETRYABLE, Choice, Fault
+from .asks import Ask, Outcome
+from .faults import OK, PLAIN, RETRYABLE, Choice, Fault
 from .journal import Call, Journal
+from .protocols import Speech, speech_of
+from .replies import json_reply
 from .wire import Connection, Reply, Request
 
 
 class Upstream:
-    """A provider on 127.0.0.1, to be used as a context manager.
+    """Three providers on 127.0.0.1, to be used as a context manager.
 
     latency (seconds), meet, fault_rate, seed and menu may be changed while it runs. With meet set, a
     call is answered only once that many have been in flight together, or after MEETING seconds: it
@@ -115,9 +118,10 @@ class Upstream:
     def menu(self, menu: Sequence[str | Fault]) -> None:
         self._choice.menu = menu
 
-    def script(self, *faults: str | Fault | Mapping[str, Any]) -> None:
-        """Faults for the next generate calls, one each in order of arrival."""
-        self._choice.script(faults)
+    def script(self, *faults: str | Fault | Mapping[str, Any], provider: str = "") -> None:
+        """Faults for the next calls, one each in order of arrival; all of them for one provider where it is named."""
+        named = [Fault.of(fault) for fault in faults]
+        self._choice.script(replace(fault, provider=fault.provider or provider) for fault in named)
 
     def retire(self, *models: str) -> None:
         self._choice.retired.update(models)
@@ -154,16 +158,19 @@ class Upstream:
     # Serving, in the loop's thread.
 
     async def _serve(self, connection: Connection, request: Request) -> None:
-        ask = gemini.read_ask(request)
+        speech = speech_of(request)
+        ask = speech.read_ask(request)
         if ask is not None:
-            await self._answer(connection, ask)
+            await self._answer(connection, speech, ask)
             return
-        await connection.play(self._aside(request), lambda _sent, _whole: None)
+        await connection.play(self._aside(request, speech), lambda _sent, _whole: None)
 
-    async def _answer(self, connection: Connection, ask: gemini.Ask) -> None:
+    async def _answer(self, connection: Connection, speech: Speech, ask: Ask) -> None:
         number = self._journal.next_number()
-        fault = gemini.objection(ask) or self._fault(number, ask)
-        outcome = gemini.outcome(ask, fault, number)
+        fault = speech.objection(ask) or self._fault(number, ask)
+        if not ask.streamed and fault.name in PLAIN:
+            fault = replace(fault, name=PLAIN[fault.name])
+        outcome = speech.outcome(ask, fault, number)
         call = Call(
             number=number,
             at=time.monotonic(),
@@ -175,6 +182,7 @@ class Upstream:
             fault=fault.name,
             billed=outcome.billed,
             key_in_url=ask.key_in_url,
+            provider=ask.provider,
         )
         self._journal.open(call)
         try:
@@ -182,10 +190,10 @@ class Upstream:
         finally:
             self._journal.leave()
 
-    def _fault(self, number: int, ask: gemini.Ask) -> Fault:
-        return OK if ask.method == "followed" else self._choice.pick(number, ask.model)
+    def _fault(self, number: int, ask: Ask) -> Fault:
+        return OK if ask.method == "followed" else self._choice.pick(number, ask.model, ask.provider)
 
-    async def _play(self, connection: Connection, call: Call, outcome: gemini.Outcome) -> None:
+    async def _play(self, connection: Connection, call: Call, outcome: Outcome) -> None:
         def told(pieces: int | None, whole: bool) -> None:
             status = None if pieces is None else outcome.reply.status
             self._journal.finish(call, status=status, delivered=whole, reported=outcome.reported(pieces))
@@ -199,13 +207,13 @@ class Upstream:
         while self._journal.max_in_flight < self.meet and self._loop.time() < end:
             await connection.rest(0.005)
 
-    def _aside(self, request: Request) -> Reply:
+    def _aside(self, request: Request, speech: Speech) -> Reply:
         """Everything but generate calls: the control of this server, and the models."""
         if (request.verb, request.target) == ("GET", "/journal"):
-            return _json_reply(self._state())
+            return json_reply(self._state())
         if (request.verb, request.target) == ("POST", "/control"):
             return self._controlled(request.body)
-        return gemini.browse(request, self._choice.retired)
+        return speech.browse(request, self._choice.retired)
 
     def _state(self) -> dict[str, Any]:
         calls = [call.to_json() for call in self.journal]
@@ -217,7 +225,7 @@ class Upstream:
             self.control(json.loads(body))
         except (AttributeError, TypeError, ValueError) as wrong:
             return Reply(400, (str(wrong).encode(),), "text/plain")
-        return _json_reply({"ok": True})
+        return json_reply({"ok": True})
 
     def control(self, orders: Mapping[str, Any]) -> None:
         """The same control from JSON: reset first, then latency, fault_rate, seed, menu, script and retire."""
@@ -232,7 +240,3 @@ class Upstream:
             setattr(self, name, orders[name])
         self.script(*orders.get("script", ()))
         self.retire(*orders.get("retire", ()))
-
-
-def _json_reply(value: Any) -> Reply:
-    return Reply(200, (json.dumps(value).encode(),))

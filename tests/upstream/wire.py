@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any
 
 HEAD_LIMIT = 64 * 1024
+PHRASES = {status.value: status.phrase for status in HTTPStatus} | {529: "Overloaded"}  # Anthropic's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,9 @@ class Request:
 class Reply:
     """What to send, and how: in one body, or as one chunk per piece, `pause` seconds apart.
 
-    manner is whole, cut (half of it, then a close), reset (before the first byte), hang or drip;
-    `seconds` bounds a hang and is the time per byte of a drip.
+    manner is whole, drip, hang, reset (before the first byte), or an end inside the body: cut (a close),
+    half_closed (our side only) or reset_inside. Half of the body comes before such an end, or `kept` pieces
+    of a chunked one. `seconds` bounds a hang and a half close, and is the time per byte of a drip.
     """
 
     status: int
@@ -41,6 +43,7 @@ class Reply:
     wait: float = 0.0
     seconds: float = 0.0
     pause: float = 0.0
+    kept: int | None = None
 
 
 # Told how many pieces left (None: not even a head) and whether the whole reply did. It may be told twice: a
@@ -78,13 +81,16 @@ def _head(raw: bytes) -> tuple[str, str, dict[str, str]]:
 
 
 def head_of(reply: Reply) -> bytes:
-    phrase = HTTPStatus(reply.status).phrase
     framing = (
         "Transfer-Encoding: chunked"
         if reply.chunked
         else f"Content-Length: {sum(len(piece) for piece in reply.pieces)}"
     )
-    lines = [f"HTTP/1.1 {reply.status} {phrase}", f"Content-Type: {reply.content_type}", framing]
+    lines = [
+        f"HTTP/1.1 {reply.status} {PHRASES[reply.status]}",
+        f"Content-Type: {reply.content_type}",
+        framing,
+    ]
     lines += [f"{name}: {value}" for name, value in reply.headers]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
@@ -236,17 +242,35 @@ class Connection(asyncio.Protocol):
         return None
 
     async def _play_cut(self, reply: Reply, told: Told) -> None:
-        half = max(1, len(reply.pieces) // 2) if reply.chunked else 0
-        body = b"".join(frame(reply, number) for number in range(half))
-        if not half:
-            whole = b"".join(reply.pieces)
-            body = whole[: len(whole) // 2]
-        told(half, False)
-        await self._write(head_of(reply) + body)
+        await self._begin(reply, told)
         self._transport.close()
+
+    async def _play_half_closed(self, reply: Reply, told: Told) -> None:
+        await self._begin(reply, told)
+        if not self.left:
+            self._transport.write_eof()
+        await self.rest(reply.seconds)
+        self._transport.abort()
+
+    async def _play_reset_inside(self, reply: Reply, told: Told) -> None:
+        await self._begin(reply, told)
+        self._reset()
+
+    async def _begin(self, reply: Reply, told: Told) -> None:
+        """The head and the first part of the body."""
+        count = len(reply.pieces) // 2 or 1 if reply.kept is None else min(reply.kept, len(reply.pieces) - 1)
+        pieces = [frame(reply, number) for number in range(count)] if reply.chunked else []
+        if not reply.chunked:
+            whole = b"".join(reply.pieces)
+            pieces = [whole[: len(whole) // 2]]
+        told(count if reply.chunked else 0, False)
+        await self._write(head_of(reply) + b"".join(pieces))
 
     async def _play_reset(self, reply: Reply, told: Told) -> None:
         told(None, False)
+        self._reset()
+
+    def _reset(self) -> None:
         # Without lingering, a close is a reset in place of a polite end.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
