@@ -1,12 +1,14 @@
 """Settings: the only reader of the environment. A wrong value stops the start with one sentence."""
 
+# Above 300 lines, because every setting stands here once, with how its text is read.
+
 from __future__ import annotations
 
 import math
 import os
 import re
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,8 +18,10 @@ from dotenv import dotenv_values
 VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PROVIDERS = ("gemini", "openai", "anthropic")
 
-# Switches by which libraries would move our calls or prompts somewhere else behind the settings' back.
+# Switches by which libraries would move our calls or prompts somewhere else, change them or print them, behind the
+# settings' back.
 LIBRARY_SWITCHES = (
     "GOOGLE_GENAI_USE_VERTEXAI",
     "GOOGLE_GENAI_USE_ENTERPRISE",
@@ -27,8 +31,17 @@ LIBRARY_SWITCHES = (
     "LANGSMITH_TRACING",
     "LANGSMITH_TRACING_V2",
     "LANGCHAIN_TRACING_V2",
+    "LC_OUTPUT_VERSION",
+    "OPENAI_ORG_ID",
+    "OPENAI_ORGANIZATION",
+    "OPENAI_PROJECT_ID",
+    "OPENAI_CUSTOM_HEADERS",
+    "OPENAI_LOG",
+    "OPENAI_PROXY",
+    "ANTHROPIC_CUSTOM_HEADERS",
+    "ANTHROPIC_LOG",
+    "ANTHROPIC_PROXY",
 )
-
 
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
@@ -94,6 +107,13 @@ def _one_of(*choices: str) -> Callable[[str, str], str]:
     return read
 
 
+def _providers(name: str, raw: str) -> tuple[str, ...]:
+    named = tuple(part.lower() for part in _names(name, raw))
+    if not set(named) <= set(PROVIDERS) or len(set(named)) < len(named):
+        raise ConfigError(f"{name} must list some of {', '.join(PROVIDERS)}, each at most once.")
+    return named or PROVIDERS
+
+
 def _rates(name: str, raw: str) -> str:
     from limits import parse_many  # a heavy import, needed only where a limit is set
 
@@ -112,9 +132,9 @@ def _base_url(name: str, raw: str) -> str:
         fine = bool(parts.hostname) and parts.username is None and (parts.port is None or parts.port > 0)
     except ValueError:
         fine = False
-    if fine and (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)):
+    if fine and parts.scheme in ("https", "http"):
         return raw.rstrip("/")
-    raise ConfigError(f"{name} must be an https:// address; http:// is allowed for this machine only.")
+    raise ConfigError(f"{name} must be an https:// address, or http:// where the server is this machine.")
 
 
 def _database_url(name: str, raw: str) -> str:
@@ -154,6 +174,14 @@ class Settings:
     gemini_model: str = setting("gemini-3.1-flash-lite")
     gemini_fallback_models: tuple[str, ...] = setting(("gemini-3.5-flash-lite",), _names)
     gemini_base_url: str = setting("", _base_url)
+    openai_api_key: str = setting("", _key, secret=True)
+    openai_model: str = setting("gpt-5.4-nano")
+    openai_base_url: str = setting("", _base_url)
+    anthropic_api_key: str = setting("", _key, secret=True)
+    anthropic_model: str = setting("claude-haiku-5-5")
+    anthropic_base_url: str = setting("", _base_url)
+    allow_http_providers: bool = setting(False, _yes_or_no)
+    llm_providers: tuple[str, ...] = setting(PROVIDERS, _providers)
     llm_timeout_seconds: float = setting(30.0, _seconds(0.1, 3600))
     llm_max_attempts: int = setting(5, _whole(1, 20))
     max_output_tokens: int = setting(8192, _whole(1, 1_000_000))
@@ -191,8 +219,18 @@ class Settings:
 
     @property
     def mode(self) -> str:
-        """`live` with a provider key, else `sandbox`."""
-        return "live" if self.google_api_key else "sandbox"
+        """`live` with a provider that can be called, else `sandbox`."""
+        return "live" if self.providers_at_hand else "sandbox"
+
+    @property
+    def providers_at_hand(self) -> tuple[str, ...]:
+        """The providers that can be called, in the order of LLM_PROVIDERS. A server of one's own may need no key."""
+        keys = {
+            "gemini": self.google_api_key,
+            "openai": self.openai_api_key or self.openai_base_url,
+            "anthropic": self.anthropic_api_key,
+        }
+        return tuple(name for name in self.llm_providers if keys[name])
 
     @property
     def on_loopback(self) -> bool:
@@ -215,7 +253,8 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that must never appear in any output."""
-        return tuple(filter(None, (self.google_api_key, self.database_password)))
+        keys = (self.google_api_key, self.openai_api_key, self.anthropic_api_key)
+        return tuple(filter(None, (*keys, self.database_password)))
 
 
 def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None = ROOT / ".env") -> Settings:
@@ -247,11 +286,34 @@ def _checked(settings: Settings) -> Settings:
         raise ConfigError(
             "UPSTREAM_CONCURRENCY must be smaller than THREADS, so that cache hits keep a thread."
         )
-    if settings.gemini_base_url and not settings.google_api_key:
-        raise ConfigError(
-            "GEMINI_BASE_URL needs GOOGLE_API_KEY beside it; any value will do for a test server."
-        )
+    _check_addresses(settings)
+    if settings.mode != replace(settings, llm_providers=PROVIDERS).mode:
+        raise ConfigError("LLM_PROVIDERS names no provider whose key is set. Add one, or leave it empty.")
     return settings
+
+
+def _check_addresses(settings: Settings) -> None:
+    """OPENAI_BASE_URL may stand alone: servers of one's own often ask for no key."""
+    addresses = {
+        name: getattr(settings, f"{name.lower()}_base_url") for name in ("GEMINI", "OPENAI", "ANTHROPIC")
+    }
+    for name, address in addresses.items():
+        if not (settings.allow_http_providers or _is_private(address)):
+            raise ConfigError(
+                f"{name}_BASE_URL must be an https:// address; http:// is allowed for this machine, and for others "
+                "with ALLOW_HTTP_PROVIDERS=true: keys and prompts then travel for all to read."
+            )
+    for name, key in (("GEMINI", "GOOGLE"), ("ANTHROPIC", "ANTHROPIC")):
+        if addresses[name] and not getattr(settings, f"{key.lower()}_api_key"):
+            raise ConfigError(
+                f"{name}_BASE_URL needs {key}_API_KEY beside it; any value will do for a test server."
+            )
+
+
+def _is_private(address: str) -> bool:
+    """Whether nobody on the way can read what is sent there."""
+    parts = urlsplit(address)
+    return parts.scheme != "http" or parts.hostname in LOOPBACK
 
 
 def disarm_libraries(environ: MutableMapping[str, str] | None = None) -> None:

@@ -49,7 +49,9 @@ def no_strange_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     if not LIVE:
-        monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+        for maker in ("GOOGLE", "OPENAI", "ANTHROPIC"):
+            monkeypatch.delenv(f"{maker}_API_KEY", raising=False)
+            monkeypatch.delenv(f"{maker}_BASE_URL", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ class PlatformError(Exception):
         super().__init__(sentence or self.sentence)
         self.field = field
         self.retry_after = retry_after
-        # Set by the road where upstream calls were billed although the ask failed.
+        # Set by the road: upstream calls that were made, and their bill where some were billed.
+        self.attempts = 0
         self.bill: Bill | None = None
         self.overall_nano = 0
 
@@ -117,6 +118,14 @@ class ProviderUnreachable(UpstreamFault):
     sentence = (
         "No model provider can be reached. Try again as Retry-After says; if it stays, tell your operator."
     )
+
+
+class TurnedAway(ProviderUnreachable):
+    """No call was made: the provider's circuit breaker is open. `delay` says when the next one may go."""
+
+
+class KeyRefused(UpstreamFault):
+    """401, 403 or their like: the provider does not take our key. No call will do better until it is set anew."""
 
 
 class DeadlineExceeded(UpstreamFault):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import rules
-from config import Settings, disarm_libraries, load_settings
+from config import Settings, load_settings
 from cost_tracker import TokenCounter
 from providers.base import Call, Meter, Provider, Reply, Terms, answer_from
 from providers.gemini_faults import client_failures, fault_of
-from providers.gemini_replies import read_message, with_usage
+from providers.gemini_replies import SERVED_BY, read_message, read_usage
+from providers.line import Line, messages
+from providers.reply_facts import read_body, served_model, with_usage
 from providers.retry import RetryPolicy
 from providers.sandbox import SandboxProvider
 from tasks import Ask, Task
@@ -51,9 +53,8 @@ class GeminiProvider:
     ) -> None:
         self._api_key, self._base_url = api_key, base_url or GOOGLE
         self._chosen = tuple(dict.fromkeys((model, *fallback_models)))
-        self._connections, self._timer = connections, timer
-        self._line: tuple[ChatGoogleGenerativeAI, BoundedTransport] | None = None
-        self._building = threading.Lock()
+        self._timer = timer
+        self._line = Line(self._connect, connections)
         self._retired: dict[str, float] = {}
 
     @classmethod
@@ -79,37 +80,27 @@ class GeminiProvider:
             self._retired[model] = self._timer() + RETIRED_SECONDS
 
     def call(self, call: Call) -> Reply:
-        client, transport = self._connected()
+        client, transport = self._line.open()
         if call.model != client.model:
             client = client.model_copy(update={"model": call.model})  # 22 us, and the same connections
         try:
-            return read_message(
-                client.invoke(_messages(call), **_options(call)), call.model, transport.last_body
-            )
+            message = client.invoke(messages(call), **_options(call))
+            reply = read_message(message, read_body(transport.last_body()), call.model)
+            return replace(reply, ignored=("temperature",)) if call.model in FIXED_SAMPLING else reply
         except client_failures() as error:
-            raise with_usage(fault_of(error), call.model, transport.last_body()) from error
+            raw = read_body(transport.last_body())
+            model = served_model(raw, SERVED_BY, call.model)
+            raise with_usage(fault_of(error), read_usage(raw), model) from error
         finally:
             transport.forget_body()
 
     def warm(self) -> None:
-        self._connected()
+        self._line.open()
 
-    def _connected(self) -> tuple[ChatGoogleGenerativeAI, BoundedTransport]:
-        """The one client, shared by all threads and models: building one takes 60 ms."""
-        with self._building:  # 64 first callers build one client, not 64
-            if self._line is None:
-                self._line = self._connect()
-            return self._line
-
-    def _connect(self) -> tuple[ChatGoogleGenerativeAI, BoundedTransport]:
-        import httpx
+    def _connect(self, transport: BoundedTransport) -> ChatGoogleGenerativeAI:
         from langchain_google_genai import ChatGoogleGenerativeAI  # 2 s: on first use, not on import
 
-        from providers.transport import BoundedTransport
-
-        disarm_libraries()
-        transport = BoundedTransport(self._connections, ssl_context=httpx.create_ssl_context(trust_env=False))
-        client = ChatGoogleGenerativeAI(
+        return ChatGoogleGenerativeAI(
             model=self._chosen[0],
             api_key=self._api_key,
             base_url=self._base_url,
@@ -117,12 +108,6 @@ class GeminiProvider:
             max_retries=1,  # counts attempts: the retries are ours
             client_args={"transport": transport, "trust_env": False, "follow_redirects": False},
         )
-        return client, transport
-
-
-def _messages(call: Call) -> list[tuple[str, str]]:
-    system = [("system", call.wording.system)] if call.wording.system else []
-    return [*system, ("human", call.wording.text)]
 
 
 def _options(call: Call) -> dict[str, Any]:
@@ -165,6 +150,6 @@ def _ask(task: Task, text: str, field: str, categories: tuple[str, ...] = ()) ->
 @functools.cache
 def _speaker() -> tuple[Settings, Provider, Terms]:
     settings = load_settings()
-    live = settings.mode == "live"
-    provider: Provider = GeminiProvider.from_settings(settings) if live else SandboxProvider()
+    has_key = bool(settings.google_api_key)
+    provider: Provider = GeminiProvider.from_settings(settings) if has_key else SandboxProvider()
     return settings, provider, Terms(RetryPolicy(settings.llm_max_attempts), settings.max_output_tokens)

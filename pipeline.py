@@ -17,7 +17,8 @@ from errors import DeadlineExceeded, LedgerUnavailable, PlatformError
 from lru_cache import ResponseCache, response_key
 from metrics import Metrics
 from prices import Cost, PriceBook
-from providers.base import NO_CODE, Call, Meter, Provider, Reply, Terms, answer_from, no_cover
+from providers.base import NO_CODE, Billed, Call, Meter, Reply, Terms, no_cover
+from providers.chain import Chain
 from providers.gate import Gate
 from single_flight import FlightTimeout, SharedFailure, SingleFlight
 from store.ledger import Ledger
@@ -36,14 +37,16 @@ WRAPPING_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is remembered of an answer: its text, what was billed for it by model, and what records show of it."""
+    """What is remembered of an answer: its text, what was billed for it, and what records and replies show of it."""
 
     text: str
+    provider: str
     model: str
-    charges: tuple[tuple[str, Usage], ...]
+    charges: tuple[Billed, ...]
     whole: bool
     shown: str = ""
     code: CodeFacts = NO_CODE
+    ignored: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -71,7 +74,7 @@ class Pipeline:
     def __init__(
         self,
         *,
-        provider: Provider,
+        chain: Chain,
         terms: Terms,
         cache: ResponseCache,
         flights: SingleFlight,
@@ -84,7 +87,7 @@ class Pipeline:
         timer: Callable[[], float] = time.monotonic,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._provider, self._terms = provider, terms
+        self._chain, self._terms = chain, terms
         self._cache, self._flights, self._gate = cache, flights, gate
         self._prices, self._tracker, self._ledger, self._metrics = prices, tracker, ledger, metrics
         self._estimate, self._timer, self._clock = estimate, timer, clock
@@ -99,6 +102,7 @@ class Pipeline:
         try:
             return self._answer_or_fail(trip)
         except LedgerUnavailable as failure:
+            failure.attempts = trip.meter.attempts
             self._close_unwritten(trip, failure.status)
             if trip.meter.charges:
                 failure.bill = self._bill(trip.meter)
@@ -154,7 +158,7 @@ class Pipeline:
     def _buy(self, trip: Trip, status: str) -> tuple[Kept, Answer]:
         reply = self._reply(trip)
         shown = self._tracker.shown(reply.text)  # once: hits are many
-        kept = Kept(reply.text, reply.model, tuple(trip.meter.charges), reply.whole, shown, reply.code)
+        kept = _kept(reply, trip.meter, shown)
         answer = self._record(trip, reply.text, self._bill(trip.meter, reply.model), status, kept=kept)
         if kept.whole and trip.ask.writes_cache:
             self._cache.put(trip.key, kept)
@@ -163,7 +167,7 @@ class Pipeline:
     def _reply(self, trip: Trip) -> Reply:
         trip.meter.cover = functools.partial(self._cover, trip)
         try:
-            return answer_from(self._provider, trip.ask, trip.meter, self._terms)
+            return self._chain.answer(trip.ask, trip.meter, self._terms)
         finally:
             trip.meter.cover = (
                 no_cover  # a trip and its meter that know each other would be left to the collector
@@ -171,26 +175,26 @@ class Pipeline:
 
     def _free(self, trip: Trip, kept: Kept, status: str) -> Answer:
         """An answer that cost nothing; it saved what its calls would cost at today's prices."""
-        bill = self._free_bill(kept.model, kept.charges, self._today())
+        bill = self._free_bill(kept.provider, kept.model, kept.charges, self._today())
         return self._record(trip, kept.text, bill, status, kept=kept)
 
-    def _price_free(self, model: str, charges: tuple[tuple[str, Usage], ...], today: date) -> Bill:
+    def _price_free(self, provider: str, model: str, charges: tuple[Billed, ...], today: date) -> Bill:
         priced = self._price(charges, today)
         return Bill(
             usage=_sum(charges),
             model=model,
-            provider=self._provider.name,
+            provider=provider,
             saved_nano=_added(priced, "total_nano"),
             charges=_charges(charges, priced),
         )
 
     def _bill(self, meter: Meter, model: str = "") -> Bill:
         priced = self._price(meter.charges, self._today())
-        last = meter.charges[-1][0] if meter.charges else ""
+        last = meter.charges[-1].model if meter.charges else ""
         return Bill(
             usage=_sum(meter.charges),
             model=model or last,
-            provider=self._provider.name,
+            provider=meter.provider or self._chain.name,
             input_nano=_added(priced, "input_nano"),
             output_nano=_added(priced, "output_nano"),
             attempts=meter.attempts,
@@ -199,22 +203,23 @@ class Pipeline:
             charges=_charges(meter.charges, priced),
         )
 
-    def _price(self, charges: Sequence[tuple[str, Usage]], today: date) -> list[Cost | None]:
+    def _price(self, charges: Sequence[Billed], today: date) -> list[Cost | None]:
         """The cost of each upstream call; None where its model has no price."""
         noon = datetime.combine(today, NOON)
-        return [self._prices.cost(self._provider.name, model, usage, noon) for model, usage in charges]
+        return [self._prices.cost(call.provider, call.model, call.usage, noon) for call in charges]
 
-    def _bound(self, call: Call) -> int | None:
+    def _bound(self, provider: str, call: Call) -> int | None:
         """What a call costs at most: no token is shorter than a byte, and its output is capped."""
         wording = call.wording
         given = len(f"{wording.system}{wording.text}{wording.schema or ''}".encode()) + WRAPPING_TOKENS
-        cost = self._price([(call.model, Usage(given, call.max_tokens))], self._today())[0]
+        most = Billed(provider, call.model, Usage(given, call.max_tokens))
+        cost = self._price([most], self._today())[0]
         return None if cost is None else cost.total_nano
 
-    def _cover(self, trip: Trip, call: Call, reserved_nano: int | None) -> None:
+    def _cover(self, trip: Trip, provider: str, call: Call, reserved_nano: int | None) -> None:
         """The row is opened before the first call, and holds more before a call that may add to its cost."""
         if trip.opened is None:
-            asked = self._provider.name, call.model
+            asked = provider, call.model
             trip.opened = self._ledger.open(trip.ask, reserved_nano, trip.prompt_hash, trip.at, asked)
         else:
             self._ledger.extend(trip.opened, reserved_nano)
@@ -256,13 +261,14 @@ class Pipeline:
             duration_ms=round((self._timer() - trip.started) * 1000, 3),
         )
         self._metrics.answered(cache_status if status == 200 else FAILED, bill)
-        return Answer(text, bill, cache_status, record.overall_nanodollars)
+        return Answer(text, bill, cache_status, record.overall_nanodollars, kept.ignored if kept else ())
 
     def _fail(self, trip: Trip, failure: PlatformError) -> None:
         """Record a failed ask; what its upstream calls were billed goes out with the error."""
         if trip.recorded:
             return
         status = MISS if trip.ask.reads_cache else BYPASS
+        failure.attempts = trip.meter.attempts
         answer = self._record(trip, "", self._bill(trip.meter), status, status=failure.status)
         if trip.meter.charges:
             failure.bill, failure.overall_nano = answer.bill, answer.overall_nano
@@ -279,7 +285,7 @@ class Pipeline:
             "",
             task.value,
             tenant=tenant,
-            provider=self._provider.name,
+            chain=self._chain.offer,
             model=model,
             temperature=TEMPERATURES[task],
             wording=WORDING_VERSION,
@@ -288,10 +294,17 @@ class Pipeline:
         )
 
 
-def _sum(charges: Sequence[tuple[str, Usage]]) -> Usage:
+def _kept(reply: Reply, meter: Meter, shown: str) -> Kept:
+    charges = tuple(meter.charges)
+    return Kept(
+        reply.text, reply.provider, reply.model, charges, reply.whole, shown, reply.code, reply.ignored
+    )
+
+
+def _sum(charges: Sequence[Billed]) -> Usage:
     if len(charges) == 1:
-        return charges[0][1]
-    return sum((usage for _, usage in charges), NO_USAGE)
+        return charges[0].usage
+    return sum((call.usage for call in charges), NO_USAGE)
 
 
 def _added(priced: Sequence[Cost | None], part: str) -> int | None:
@@ -299,10 +312,10 @@ def _added(priced: Sequence[Cost | None], part: str) -> int | None:
     return None if None in priced else sum(getattr(cost, part) for cost in priced)
 
 
-def _charges(calls: Sequence[tuple[str, Usage]], priced: Sequence[Cost | None]) -> tuple[Charge, ...]:
+def _charges(calls: Sequence[Billed], priced: Sequence[Cost | None]) -> tuple[Charge, ...]:
     return tuple(
-        Charge(model, usage, cost.rates if cost else None)
-        for (model, usage), cost in zip(calls, priced, strict=True)
+        Charge(call.model, call.usage, cost.rates if cost else None, call.provider)
+        for call, cost in zip(calls, priced, strict=True)
     )
 
 

@@ -10,7 +10,12 @@ from errors import InvalidInput
 
 MAX_CATEGORIES = 50
 MAX_CATEGORY_CHARS = 100
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# A model id, or one with its provider before it. Gemini's ids become part of an address; those of servers that speak
+# OpenAI's language do not, and such servers name models like llama3.2:3b or meta-llama/Llama-3.1-8B.
+MODEL_NAME = re.compile(
+    r"(?:(?:gemini|openai|anthropic|sandbox)/)?[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+    r"|openai/[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}"
+)
 
 
 def text_field(value: Any, field: str, max_chars: int) -> str:
@@ -55,7 +60,11 @@ def model_name(value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not MODEL_NAME.fullmatch(value):
-        raise InvalidInput("`model` must be a model id of letters, digits, `.`, `_` and `-`.", field="model")
+        raise InvalidInput(
+            "`model` must be a model id of letters, digits, `.`, `_` and `-`, alone or after its provider: "
+            "`gemini/...`, `openai/...` or `anthropic/...`.",
+            field="model",
+        )
     return value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +17,13 @@ from lru_cache import RateLimitCache, ResponseCache
 from metrics import Metrics, PrometheusMetrics
 from pipeline import Pipeline
 from prices import PriceBook, PricesFileError, read_prices_file
+from providers.anthropic import AnthropicProvider
 from providers.base import Provider, Terms
+from providers.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
+from providers.chain import Chain, Link
 from providers.gate import Gate, GatedProvider
-from providers.retry import RetryPolicy
+from providers.openai import OpenAIProvider
+from providers.retry import Guard, RetryPolicy
 from providers.sandbox import SandboxProvider
 from security.redaction import make_redactor
 from single_flight import SingleFlight
@@ -50,7 +54,7 @@ class Services:
     """Everything that a request meets."""
 
     settings: Settings
-    provider: GatedProvider
+    chain: Chain
     pipeline: Pipeline
     prices: PriceBook
     ledger: Ledger
@@ -65,10 +69,12 @@ class Services:
     load: Load = field(default_factory=Load)
 
     def checks(self) -> dict[str, str]:
-        """Each thing that this process depends on: ok or degraded. Never calls a provider."""
-        failing = self.provider.failures_in_a_row >= FAILING
+        """Each thing that this process depends on: ok, or in which way it is not. Never calls a provider."""
+        providers = {f"provider.{link.name}": state_of(link) for link in self.chain.links}
         return {
-            "provider": "degraded" if failing else "ok",
+            # Asks are answered as long as one of them is well.
+            "provider": "ok" if "ok" in providers.values() else "degraded",
+            **providers,
             "ledger": self.ledger.state,
             "logs": "degraded" if self.writer.failing else "ok",
         }
@@ -76,7 +82,7 @@ class Services:
     def warm(self) -> None:
         """Load what the first caller would otherwise wait for."""
         self.prices.warm()
-        self.provider.warm()
+        self.chain.warm()
 
     def close(self) -> None:
         self.ledger.stop()
@@ -84,24 +90,26 @@ class Services:
         self.writer.close()
 
 
-def build_services(settings: Settings, *, provider: Provider | None = None) -> Services:
-    """The house as the settings want it; nothing is opened or started yet."""
+def build_services(
+    settings: Settings, *, provider: Provider | None = None, providers: Sequence[Provider] = ()
+) -> Services:
+    """The house as the settings want it, or with other providers; nothing is opened or started yet."""
     cache = ResponseCache(
         settings.cache_max_size, settings.cache_ttl_seconds, max_bytes=settings.cache_max_bytes
     )
     limits = RateLimitCache(settings.rate_limit_max_keys)
     flights, writer = SingleFlight(), LogWriter(linger=LOG_LINGER, redact=make_redactor(settings.secrets))
     gate = Gate(settings.upstream_concurrency, asks_in_air(settings.threads))
-    metrics = PrometheusMetrics(
-        VERSION, settings.mode, (settings.gemini_model, *settings.gemini_fallback_models)
-    )
-    gated = GatedProvider(provider or _provider(settings), gate, metrics)
+    providers = providers or ((provider,) if provider else _providers(settings))
+    known_models = [model for each in providers for model in each.models(None)]
+    metrics = PrometheusMetrics(VERSION, settings.mode, known_models)
+    chain = _chain(settings, providers, gate, metrics)
     counter = TokenCounter(settings.tiktoken_cache_dir)
     prices = _prices(settings)
     ledger = _ledger(settings)
     tracker = _tracker(settings, writer, counter, ledger)
     pipeline = Pipeline(
-        provider=gated,
+        chain=chain,
         terms=Terms(RetryPolicy(settings.llm_max_attempts), settings.max_output_tokens),
         cache=cache,
         flights=flights,
@@ -115,7 +123,7 @@ def build_services(settings: Settings, *, provider: Provider | None = None) -> S
     logger = _logger(settings, writer)
     services = Services(
         settings,
-        gated,
+        chain,
         pipeline,
         prices,
         ledger,
@@ -137,8 +145,27 @@ def asks_in_air(threads: int) -> int:
     return threads - max(1, threads // 8)
 
 
-def _provider(settings: Settings) -> Provider:
-    return GeminiProvider.from_settings(settings) if settings.mode == "live" else SandboxProvider()
+def state_of(link: Link) -> str:
+    """A provider's state in a word: that of its breaker, where it lets calls through only now and then."""
+    if link.guard.breaker.state != CLOSED:
+        return link.guard.breaker.state
+    return "degraded" if link.provider.failures_in_a_row >= FAILING else "ok"
+
+
+def _providers(settings: Settings) -> tuple[Provider, ...]:
+    adapters: dict[str, Callable[[Settings], Provider]] = {
+        "gemini": GeminiProvider.from_settings,
+        "openai": OpenAIProvider.from_settings,
+        "anthropic": AnthropicProvider.from_settings,
+    }
+    return tuple(adapters[name](settings) for name in settings.providers_at_hand) or (SandboxProvider(),)
+
+
+def _chain(settings: Settings, providers: Sequence[Provider], gate: Gate, metrics: Metrics) -> Chain:
+    links = [
+        Link(GatedProvider(provider, gate, metrics), Guard(Breaker(provider.name))) for provider in providers
+    ]
+    return Chain(links, catch_all="openai" if settings.openai_base_url else "")
 
 
 def _prices(settings: Settings) -> PriceBook:
@@ -217,3 +244,22 @@ def _readings(services: Services) -> Iterable[Metric]:
         yield CounterMetricFamily(name, text, value=value)
     for name, (text, value) in gauges.items():
         yield GaugeMetricFamily(name, text, value=value)
+    yield from _chain_readings(services.chain)
+
+
+def _chain_readings(chain: Chain) -> Iterable[Metric]:
+    """The same for each provider."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    breaker = GaugeMetricFamily(
+        "llm_breaker_state", "Circuit breakers: 0 closed, 1 half-open, 2 open.", labels=["provider"]
+    )
+    retries = CounterMetricFamily("llm_retries", "Retries paid for.", labels=["provider"])
+    failovers = CounterMetricFamily(
+        "llm_failovers", "Asks that went on to the next provider.", labels=["provider"]
+    )
+    for link in chain.links:
+        breaker.add_metric([link.name], (CLOSED, HALF_OPEN, OPEN).index(link.guard.breaker.state))
+        retries.add_metric([link.name], link.guard.budget.retries)
+        failovers.add_metric([link.name], link.failovers)
+    return breaker, retries, failovers

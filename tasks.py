@@ -104,6 +104,8 @@ class Charge:
     model: str
     usage: Usage
     rates: Rates | None
+    # "" in rows from before there were several.
+    provider: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,8 @@ class Answer:
     bill: Bill
     cache_status: str
     overall_nano: int = field(default=0)
+    # Parameters that were asked for and that the model does not take.
+    ignored: tuple[str, ...] = ()
 
     @property
     def cached(self) -> bool:

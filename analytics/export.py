@@ -51,7 +51,7 @@ COLUMNS = tuple(FIELDS.values())
 # What each upstream call was billed, at which rates per token, and where those came from.
 CHARGE_FIELDS = (
     *("model", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens"),
-    *("input_nanodollars", "cached_nanodollars", "output_nanodollars", "rates_model", "source"),
+    *("input_nanodollars", "cached_nanodollars", "output_nanodollars", "rates_model", "source", "provider"),
 )
 # A spreadsheet takes a cell that begins so for a formula. The last four are the wide forms of the first.
 FORMULA_STARTS = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -114,7 +114,9 @@ def _values(row: Sequence[Any]) -> list[Any]:
     values[_AT] = iso(values[_AT])
     values[_DURATION] /= 1000
     values[_RATES] = [
-        dict(zip(CHARGE_FIELDS, charge, strict=True)) for charge in orjson.loads(values[_RATES])
+        # Rows of before there were several providers name none.
+        dict(zip(CHARGE_FIELDS, charge, strict=False))
+        for charge in orjson.loads(values[_RATES])
     ]
     return values
 

@@ -21,6 +21,7 @@ JSON = "application/json; charset=utf-8"
 EXPOSED_HEADERS = (
     "X-Request-ID X-Cost-Input X-Cost-Output X-Cost-Total X-Cost-Overall X-Cost-Saved X-Cost-Known "
     "X-Tokens-Input X-Tokens-Output X-Tokens-Estimated X-Cached X-Cache-Status X-Model X-Provider "
+    "X-Upstream-Attempts X-Params-Ignored "
     "RateLimit-Limit RateLimit-Remaining RateLimit-Reset Retry-After"
 ).split()
 
@@ -42,6 +43,9 @@ def render_answer(field: str, answer: Answer) -> Response:
     visit.headers += bill_headers(answer.bill, answer.overall_nano)
     visit.headers.append(("X-Cached", "true" if answer.cached else "false"))
     visit.headers.append(("X-Cache-Status", answer.cache_status))
+    visit.headers.append(("X-Upstream-Attempts", str(answer.bill.attempts)))
+    if answer.ignored:
+        visit.headers.append(("X-Params-Ignored", ", ".join(answer.ignored)))
     return json_reply({field: answer.text})
 
 
@@ -76,6 +80,8 @@ def render_failure(failure: PlatformError) -> Response:
         visit.allowance = failure.allowance
     if failure.bill is not None:
         visit.headers += bill_headers(failure.bill, failure.overall_nano)
+    if failure.attempts:
+        visit.headers.append(("X-Upstream-Attempts", str(failure.attempts)))
     wait = _wait(failure)
     if wait is not None:
         visit.headers.append(("Retry-After", str(max(1, math.ceil(wait)))))

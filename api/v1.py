@@ -29,7 +29,7 @@ class PlatformApi(Api):  # type: ignore[misc]  # Flask-RESTX ships no types
 generate = Namespace("generate", description="Text and code from a prompt", path="/generate")
 classify = Namespace("classify", description="One category for a text", path="/classify")
 
-MODEL = f"^{MODEL_NAME.pattern}$"
+MODEL = f"^(?:{MODEL_NAME.pattern})$"
 
 prompt = generate.model(
     "Prompt",

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks import ledger_exports, ledger_hits, ledger_reads
+from benchmarks import ledger_exports, ledger_hits, ledger_reads, ledger_waits
 from benchmarks.ledger_exports import Exported, exports
 from benchmarks.ledger_hits import Hits, hits
 from benchmarks.ledger_reads import Command, Looks, Oracle, commands, dashboard_looks, usage_looks
+from benchmarks.ledger_waits import Waits, waits
 from benchmarks.rounds import progress
 from benchmarks.table import README, machine, table
 from store.db import LEDGER_FILE, ledger_url
@@ -30,18 +31,19 @@ LONGEST_SECONDS = 590
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How many rows, how many rounds of so many seconds a side, how many looks, how many new processes."""
+    """How many rows, how many rounds of so many seconds a side, how many looks and new processes, seconds of waits."""
 
     rows: int
     rounds: int
     seconds: float
     looks: int
     starts: int
+    waits_seconds: float
     connections: tuple[int, ...] = (1, 8, 64)
 
 
-WHOLE = Effort(1_000_000, rounds=40, seconds=0.4, looks=50, starts=5)
-QUICK = Effort(100_000, rounds=8, seconds=0.3, looks=20, starts=3)
+WHOLE = Effort(1_000_000, rounds=40, seconds=0.4, looks=50, starts=5, waits_seconds=50)
+QUICK = Effort(100_000, rounds=8, seconds=0.3, looks=20, starts=3, waits_seconds=20)
 
 
 class Measured(Protocol):
@@ -60,6 +62,7 @@ class Findings:
     exported: tuple[Exported, ...]
     commands: tuple[Command, ...]
     hits: tuple[Hits, ...]
+    waits: tuple[Waits, ...]
 
     @property
     def met(self) -> bool:
@@ -84,6 +87,7 @@ def measure(effort: Effort) -> Findings:
             commands=tuple(commands(oracle)),
             # Last, since hits are rows: until then the ledger stays as it was filled.
             hits=tuple(hits(effort.connections, effort.rounds, effort.seconds, folder, big)),
+            waits=tuple(waits(effort.waits_seconds, folder, big)),
         )
 
 
@@ -121,6 +125,7 @@ def markdown(facts: str, found: Findings) -> str:
             f"filled in {found.filling_seconds:.0f} s. By the end of their rounds the empty ledgers had "
             f"up to {max(one.empty_rows for one in found.hits):,} rows of their own.",
             table(ledger_hits.HEAD, quantities),
+            table(ledger_waits.HEAD, [each.cells() for each in found.waits]),
             table(ledger_reads.HEAD, [each.cells() for each in found.looks]),
             table(ledger_exports.HEAD, [each.cells() for each in found.exported]),
             table(ledger_reads.COMMAND_HEAD, [each.cells() for each in found.commands]),

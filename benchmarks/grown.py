@@ -17,6 +17,7 @@ from app import create_app
 from benchmarks.children import UNLIMITED, serve_jobs
 from config import Settings
 from pipeline import Kept
+from providers.base import Billed
 from services import Services, build_services
 from tasks import Usage
 
@@ -58,10 +59,9 @@ class House:
         """Other answers into the cache, each of its own objects as real ones are."""
         for number in range(entries):
             key = hashlib.sha256(b"%d" % number).hexdigest()
-            charges = (("gemini-3.1-flash-lite", Usage(20 + number, 60)),)
-            self.services.cache.put(
-                key, Kept(f"Answer {number}. " * 20, "gemini-3.1-flash-lite", charges, True)
-            )
+            served = ("gemini", "gemini-3.1-flash-lite")
+            charges = (Billed(*served, Usage(20 + number, 60)),)
+            self.services.cache.put(key, Kept(f"Answer {number}. " * 20, *served, charges, True))
 
     def live_through(self, requests: int) -> int:
         """So many requests, or as many as the time allows; how many."""

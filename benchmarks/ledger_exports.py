@@ -8,20 +8,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import orjson
 
 from benchmarks.ledger_reads import Oracle, Truth, serving, visit
+from benchmarks.memory import forget_highest, idle_memory, memory
 from benchmarks.rounds import progress
 
 ALL_HOURS = 87_600
 AT_MOST_MB = 50
 HEAD = ("export", "rows", "seconds", "rows/s", "MB sent", "idle MB", "highest MB", "above idle", "target")
 COST = "cost_nanodollars"
-SETTLING_SECONDS, MOST_SETTLING_SECONDS = 1.0, 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,7 @@ def exports(oracle: Oracle) -> Iterator[Exported]:
         progress(f"export: {form}")
         with tempfile.TemporaryDirectory() as logs, serving(logs, oracle.data_dir) as server:
             port = server.port()
-            idle = settled(partial(memory, server.pid))
+            idle = idle_memory(server.pid)
             forget_highest(server.pid)
             counted, sent, seconds = taken(port, form)
             yield Exported(form, counted, oracle.since(0), sent, seconds, idle, memory(server.pid, "VmHWM"))
@@ -138,38 +135,3 @@ FORMS: dict[str, Callable[[Iterator[bytes]], Iterator[int]]] = {
     "ndjson": _ndjson,
     "json": _json,
 }
-
-
-# Memory, as Linux tells it.
-
-
-def memory(pid: int, name: str = "VmRSS") -> int | None:
-    """KiB of a process that are resident now, or the most there ever were (VmHWM)."""
-    try:
-        told = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in told.splitlines() if line.startswith(f"{name}:")), None)
-
-
-def forget_highest(pid: int) -> None:
-    """The highest mark begins anew. Where that is not allowed it counts from the start, against us."""
-    try:
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
-    except OSError:
-        progress("the highest memory counts from the start of the process")
-
-
-def settled(
-    read: Callable[[], Any],
-    timer: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Any:
-    """What is read once it no longer changes: a process that has just started still loads its libraries."""
-    value, since = read(), timer()
-    until = since + MOST_SETTLING_SECONDS
-    while timer() < min(since + SETTLING_SECONDS, until):
-        sleep(0.1)
-        if (now := read()) != value:
-            value, since = now, timer()
-    return value

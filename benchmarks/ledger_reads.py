@@ -18,6 +18,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.children import ROOT, UNLIMITED, Child, environment, platform
+from benchmarks.memory import idle_memory
 from benchmarks.rounds import progress
 from benchmarks.start import LIVE
 from store.db import LEDGER_FILE
@@ -133,9 +134,10 @@ def check(path: str, told: dict[str, Any], oracle: Oracle) -> None:
 
 
 def usage_looks(times: int, oracle: Oracle) -> Iterator[Looks]:
-    """Of a process that has answered one look before."""
+    """Of a process that has loaded everything and has answered one look before."""
     with tempfile.TemporaryDirectory() as logs, serving(logs, oracle.data_dir) as server:
         port = server.port()
+        idle_memory(server.pid)
         with visit(port) as get:
             for path, at_most in USAGE:
                 progress(f"GET {path}: {times} looks")

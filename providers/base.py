@@ -10,7 +10,7 @@ from typing import Protocol
 
 from code_facts import CodeFacts, code_facts
 from errors import InvalidReply, ModelGone, ModelUnknown, PlatformError, PromptTooLong, UpstreamFault
-from providers.retry import RetryPolicy
+from providers.retry import Guard, RetryPolicy
 from tasks import Ask, Task, Usage, Wording, read_reply, word
 
 # Of every answer that is no code.
@@ -29,13 +29,27 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One good reply. `usage` is None where the provider gave no counts; `whole` is False for a cut text."""
+    """One good reply. `usage` is None where the provider gave no counts; `whole` is False for a cut text.
+
+    ignored: parameters that were asked for and that the model does not take. provider: noted by the meter.
+    """
 
     text: str
     usage: Usage | None
     model: str
     whole: bool = True
     code: CodeFacts = NO_CODE
+    provider: str = ""
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Billed:
+    """One upstream call that was billed: who served it, with which model, and its token counts."""
+
+    provider: str
+    model: str
+    usage: Usage
 
 
 _NOT_PLAIN = re.compile(r"[^\x21-\x7e]")
@@ -63,11 +77,11 @@ class Provider(Protocol):
         ...
 
 
-def _no_bound(_: Call) -> int | None:
+def _no_bound(_provider: str, _call: Call) -> int | None:
     return None
 
 
-def no_cover(_: Call, __: int | None) -> None:
+def no_cover(_: str, __: Call, ___: int | None) -> None:
     """Where no ledger has to know before a call."""
 
 
@@ -75,14 +89,16 @@ def no_cover(_: Call, __: int | None) -> None:
 class Meter:
     """What one ask has used upstream so far, failed and repeated calls included.
 
-    bound: what a call costs at most, in nano-dollars; None where its model has no price. cover: told before a
-    call what this one and all earlier calls that may be billed come to at most, wherever that is more than before.
+    bound: what a call to that provider costs at most, in nano-dollars; None where its model has no price. cover:
+    told before a call what this one and all earlier calls that may be billed come to at most, wherever that is more
+    than before. provider: who was called last.
     """
 
     estimate: Callable[[str], int]
-    bound: Callable[[Call], int | None] = _no_bound
-    cover: Callable[[Call, int | None], None] = no_cover
-    charges: list[tuple[str, Usage]] = field(default_factory=list)
+    bound: Callable[[str, Call], int | None] = _no_bound
+    cover: Callable[[str, Call, int | None], None] = no_cover
+    charges: list[Billed] = field(default_factory=list)
+    provider: str = ""
     attempts: int = 0
     unknown_attempts: int = 0
     unknown_nano: int = 0
@@ -91,43 +107,46 @@ class Meter:
 
     def run(self, provider: Provider, call: Call) -> Reply:
         """One counted attempt; whatever the provider bills for it is noted before anything else happens."""
-        bound = self._hold(call)
+        bound = self._hold(provider.name, call)
         try:
             reply = provider.call(call)
         except UpstreamFault as fault:
-            self._note_failed(fault, bound)
+            self._note_failed(provider.name, fault, bound)
             raise
         except PlatformError:  # refused before the call was made
             self._held_nano -= bound
             raise
         except BaseException:  # a bug of an adapter: the call may have been billed all the same
+            self._note(provider.name, "", None)
             self._note_lost(bound)
             raise
-        reply = replace(reply, text=whole_characters(reply.text), model=plain_name(reply.model))
-        self.attempts += 1
-        self.charges.append((reply.model, reply.usage or self._estimated(call, reply)))
+        model, text = plain_name(reply.model), whole_characters(reply.text)
+        reply = replace(reply, text=text, model=model, provider=provider.name)
+        self._note(provider.name, reply.model, reply.usage or self._estimated(call, reply))
         return reply
 
-    def _hold(self, call: Call) -> int:
-        bound = self.bound(call)
+    def _note(self, provider: str, model: str, usage: Usage | None) -> None:
+        self.attempts += 1
+        self.provider = provider
+        if usage is not None:
+            self.charges.append(Billed(provider, model, usage))
+
+    def _hold(self, provider: str, call: Call) -> int:
+        bound = self.bound(provider, call)
         self._held_nano += bound or 0
         if self._held_nano > self._covered_nano:
-            self.cover(call, None if bound is None else self._held_nano)
+            self.cover(provider, call, None if bound is None else self._held_nano)
             self._covered_nano = self._held_nano
         return bound or 0
 
-    def _note_failed(self, fault: UpstreamFault, bound: int) -> None:
+    def _note_failed(self, provider: str, fault: UpstreamFault, bound: int) -> None:
+        self._note(provider, plain_name(fault.model), fault.usage)
         if fault.unknown:
             self._note_lost(bound)
-        else:
-            self.attempts += 1
-        if not fault.unknown and fault.usage is None:
+        elif fault.usage is None:
             self._held_nano -= bound  # it is known to cost nothing
-        if fault.usage is not None:
-            self.charges.append((plain_name(fault.model), fault.usage))
 
     def _note_lost(self, bound: int) -> None:
-        self.attempts += 1
         self.unknown_attempts += 1
         self.unknown_nano += bound
 
@@ -158,14 +177,16 @@ def whole_characters(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def answer_from(provider: Provider, ask: Ask, meter: Meter, terms: Terms) -> Reply:
+def answer_from(
+    provider: Provider, ask: Ask, meter: Meter, terms: Terms, guard: Guard | None = None
+) -> Reply:
     """The provider's answer in the form that the task promises.
 
     A classification that names none of the categories is repaired once; what remains unreadable is an
     InvalidReply.
     """
     for repair in (False, True):
-        reply = _reply_from(provider, ask, word(ask, repair), meter, terms)
+        reply = _reply_from(provider, ask, word(ask, repair), meter, terms, guard)
         text = read_reply(ask, reply.text)
         if text is not None:
             return replace(reply, text=text, code=_code_facts(ask, reply.text))
@@ -177,14 +198,16 @@ def _code_facts(ask: Ask, told: str) -> CodeFacts:
     return code_facts(ask.text, told) if ask.task is Task.CODE else NO_CODE
 
 
-def _reply_from(provider: Provider, ask: Ask, wording: Wording, meter: Meter, terms: Terms) -> Reply:
+def _reply_from(
+    provider: Provider, ask: Ask, wording: Wording, meter: Meter, terms: Terms, guard: Guard | None
+) -> Reply:
     """A reply of the first model that the provider still has."""
     max_tokens = terms.output_tokens(ask)
     gone: ModelGone | None = None
     for model in provider.models(ask.model):
         attempt = functools.partial(_attempt, provider, meter, model, wording, max_tokens)
         try:
-            return terms.policy.run(attempt, ask.deadline)
+            return terms.policy.run(attempt, ask.deadline, guard)
         except ModelGone as fault:
             provider.retired(model)
             gone = fault

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from errors import (
-    DeadlineExceeded,
-    InvalidReply,
+    KeyRefused,
     ModelGone,
     PromptTooLong,
-    ProviderUnreachable,
     UpstreamFault,
     UpstreamQuotaExhausted,
     UpstreamRateLimited,
 )
+from providers.wire_faults import (
+    QUOTA_RESETS_SECONDS,
+    REFUSED_KEY,
+    TRANSIENT_STATUS,
+    fault_of_wire,
+    seconds_in,
+    told_delay,
+    wire_failures,
+)
 
-TRANSIENT_STATUS = frozenset({408, 500, 502, 503, 504, 529})
-QUOTA_RESETS_SECONDS = 3600.0
-LONGEST_DELAY_SECONDS = 86_400.0
+# Of a 400: Google does not say 401.
+BAD_KEY = "API_KEY_INVALID"
 
 
 @functools.cache
 def client_failures() -> tuple[type[Exception], ...]:
     """What `invoke` raises when the wire, the service or its reply is at fault."""
-    import httpcore
     from google.genai.errors import APIError
     from langchain_google_genai.chat_models import ChatGoogleGenerativeAIError
 
-    from providers.transport import ReplyTooLarge
-
-    wire = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, ReplyTooLarge)
-    # The client assumes the shape of a reply, so one of another shape fails wherever it is first touched.
-    shape = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
-    return (*wire, APIError, ChatGoogleGenerativeAIError, *shape)
+    return (APIError, ChatGoogleGenerativeAIError, *wire_failures())
 
 
 def fault_of(error: Exception) -> UpstreamFault:
@@ -43,7 +42,7 @@ def fault_of(error: Exception) -> UpstreamFault:
     status, details, headers = _status_and_details(error)
     if status is not None:
         return _fault_of_status(error, status, details, headers)
-    return _fault_of_wire(error)
+    return fault_of_wire(error)
 
 
 def _status_and_details(
@@ -70,14 +69,16 @@ def _fault_of_status(
 ) -> UpstreamFault:
     from langchain_core.exceptions import ContextOverflowError
 
-    detail = f"gemini answered {status}"
+    said = f"gemini answered {status}"
     if isinstance(error, ContextOverflowError):
-        return PromptTooLong(detail=detail)
+        return PromptTooLong(detail=said)
     if status == 429:
-        return _fault_of_limit(details, _retry_delay(details, headers), detail)
+        return _fault_of_limit(details, _retry_delay(details, headers), said)
     if status == 404:
-        return ModelGone(detail=detail)
-    return UpstreamFault(transient=status in TRANSIENT_STATUS, detail=detail)
+        return ModelGone(detail=said)
+    if status in REFUSED_KEY or any(detail.get("reason") == BAD_KEY for detail in details):
+        return KeyRefused(detail=said)
+    return UpstreamFault(transient=status in TRANSIENT_STATUS, detail=said)
 
 
 def _fault_of_limit(details: list[Mapping[str, Any]], delay: float | None, detail: str) -> UpstreamFault:
@@ -96,35 +97,9 @@ def _quota_violations(details: list[Mapping[str, Any]]) -> Iterator[str]:
 def _retry_delay(details: list[Mapping[str, Any]], headers: Mapping[str, str]) -> float | None:
     """Seconds that the provider asks to wait, in its details or else in the header, or None."""
     told = [detail.get("retryDelay") for detail in details if _is(detail, "RetryInfo")]
-    for text in (*told, headers.get("Retry-After")):
-        seconds = _seconds(str(text or "").removesuffix("s"))
-        if seconds is not None:
-            return seconds
-    return None
-
-
-def _seconds(text: str) -> float | None:
-    try:
-        seconds = float(text)
-    except ValueError:
-        return None
-    return min(seconds, LONGEST_DELAY_SECONDS) if seconds >= 0 and math.isfinite(seconds) else None
+    in_details = (seconds_in(str(delay or "").removesuffix("s")) for delay in told)
+    return next((seconds for seconds in in_details if seconds is not None), told_delay(headers))
 
 
 def _is(detail: Mapping[str, Any], kind: str) -> bool:
     return str(detail.get("@type", "")).endswith(f"google.rpc.{kind}")
-
-
-def _fault_of_wire(error: Exception) -> UpstreamFault:
-    import httpcore
-
-    from providers.transport import ReplyTooLarge
-
-    detail = type(error).__name__
-    if isinstance(error, httpcore.ConnectError | httpcore.ConnectTimeout | httpcore.PoolTimeout):
-        return ProviderUnreachable(transient=True, delay=None, detail=detail)
-    if isinstance(error, httpcore.TimeoutException):
-        return DeadlineExceeded(transient=True, unknown=True, detail=detail)
-    if isinstance(error, httpcore.NetworkError | httpcore.ProtocolError):
-        return UpstreamFault(transient=True, unknown=True, detail=detail)
-    return InvalidReply(transient=not isinstance(error, ReplyTooLarge), unknown=True, detail=detail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_any
@@ -12,6 +13,8 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base, wait_exponential
 
 from errors import DeadlineExceeded, InvalidReply, UpstreamFault
+from providers.breaker import Breaker
+from providers.retry_budget import Account, RetryBudget
 
 T = TypeVar("T")
 
@@ -54,6 +57,25 @@ class PaidTwice(stop_base):
         return isinstance(_fault(state), InvalidReply) and state.attempt_number >= 2
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What all asks to one provider share, so that it is not called in vain."""
+
+    breaker: Breaker = field(default_factory=Breaker)
+    budget: RetryBudget = field(default_factory=RetryBudget)
+
+
+class NotWorthIt(stop_base):
+    """Stops where the provider is down by now, or the retry cannot be paid. Asked last, because asking pays."""
+
+    def __init__(self, breaker: Breaker, account: Account) -> None:
+        self._breaker, self._account = breaker, account
+
+    def __call__(self, state: RetryCallState) -> bool:
+        fault = _fault(state)
+        return self._breaker.shut or fault is None or not self._account.pay_retry_of(fault)
+
+
 class RetryPolicy:
     """At most `max_attempts` calls within a deadline. Sleep, jitter and clock are parameters."""
 
@@ -68,26 +90,33 @@ class RetryPolicy:
         self._max_attempts = max_attempts
         self._sleep, self._jitter, self._timer = sleep, jitter, timer
 
-    def run(self, attempt: Callable[[float], T], deadline: float) -> T:
-        """Call `attempt(seconds_left)` until it answers, fails for good, or the deadline forbids to go on.
+    def run(self, attempt: Callable[[float], T], deadline: float, guard: Guard | None = None) -> T:
+        """Call `attempt(seconds_left)` until it answers, fails for good, or going on is forbidden or not worth it.
 
-        The last fault is raised as it is: its `delay` tells the caller when to come back.
+        The last fault is raised as it is: its `delay` tells the caller when to come back. Without a guard an ask
+        stands for itself: nobody else's failures keep it from a call.
         """
+        guard = guard or Guard()
+        account = Account(guard.budget)
 
         def one() -> T:
             seconds = deadline - self._timer()
             if seconds < LEAST_SECONDS:
                 raise DeadlineExceeded()
-            return attempt(seconds)
+            with guard.breaker.call():
+                return attempt(seconds)
 
-        return self._attempts(deadline)(one)
+        reply = self._attempts(deadline, NotWorthIt(guard.breaker, account))(one)
+        account.succeeded()
+        return reply
 
-    def _attempts(self, deadline: float) -> Retrying:
+    def _attempts(self, deadline: float, not_worth_it: NotWorthIt) -> Retrying:
         return Retrying(
             retry=retry_if_exception(is_transient),
             wait=WaitAsTold(self._jitter),
             stop=stop_any(
-                stop_after_attempt(self._max_attempts), TooLate(deadline, self._timer), PaidTwice()
+                *(stop_after_attempt(self._max_attempts), TooLate(deadline, self._timer), PaidTwice()),
+                not_worth_it,
             ),
             sleep=self._sleep,
             reraise=True,

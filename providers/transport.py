@@ -6,11 +6,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import httpcore
 import httpx
+import httpx2
 
 # Above any reply that a model can write; what is longer is an attack or a mistake.
 MAX_REPLY_BYTES = 8 * 1024 * 1024
@@ -20,12 +22,16 @@ class ReplyTooLarge(Exception):
     """The reply is longer than any answer may be, or packed although we asked for plain bytes."""
 
 
-class BoundedTransport(httpx.BaseTransport):
+Request = httpx.Request | httpx2.Request
+
+
+class BoundedTransport(httpx.BaseTransport, httpx2.BaseTransport):
     """Connections of one client, on which no call outlives its timeout and no reply its size limit.
 
-    httpx counts its timeout anew for each read, so that a dripping reply would never end; here it is the
-    time for the whole call. Packed replies are refused, because their real size shows only when it is too
-    late. Proxies of the environment and redirects are unknown here. Raises httpcore's exceptions.
+    httpx and httpx2 count their timeout anew for each read, so that a dripping reply would never end; here it
+    is the time for the whole call. Packed replies are refused, because their real size shows only when it is
+    too late. Proxies of the environment and redirects are unknown here. Serves clients of either library, and
+    raises httpcore's exceptions to both: theirs differ, and their clients pass these through as they are.
     """
 
     def __init__(
@@ -46,19 +52,23 @@ class BoundedTransport(httpx.BaseTransport):
             keepalive_expiry=60,
             network_backend=self._timed,
         )
+        # A client that nobody holds any more leaves no socket open.
+        weakref.finalize(self, self._pool.close)
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: Request) -> Any:
+        """The reply, as a Response of the library that the request is of."""
         self._timed.start((request.extensions.get("timeout") or {}).get("read"))
         self._seen.chunks = []
         request.headers["Accept-Encoding"] = "identity"
         reply = self._pool.handle_request(_to_httpcore(request))
-        headers = httpx.Headers(reply.headers)
+        library: Any = httpx2 if isinstance(request, httpx2.Request) else httpx
+        headers = library.Headers(reply.headers)
         packed = headers.get("Content-Encoding", "identity").lower() != "identity"
         if packed or _length(headers) > self._max_bytes:
             reply.close()
             raise ReplyTooLarge
         stream = _Bounded(reply, self._max_bytes, self._seen.chunks)
-        return httpx.Response(reply.status, headers=headers, stream=stream, extensions=reply.extensions)
+        return library.Response(reply.status, headers=headers, stream=stream, extensions=reply.extensions)
 
     def last_body(self) -> bytes:
         """The body of the last reply on this thread, for facts that the client library leaves out."""
@@ -72,7 +82,7 @@ class BoundedTransport(httpx.BaseTransport):
         self._pool.close()
 
 
-def _to_httpcore(request: httpx.Request) -> httpcore.Request:
+def _to_httpcore(request: Request) -> httpcore.Request:
     url = httpcore.URL(
         scheme=request.url.raw_scheme,
         host=request.url.raw_host,
@@ -88,12 +98,12 @@ def _to_httpcore(request: httpx.Request) -> httpcore.Request:
     )
 
 
-def _length(headers: httpx.Headers) -> int:
+def _length(headers: Mapping[str, str]) -> int:
     declared = headers.get("Content-Length", "0")
     return int(declared) if declared.isdigit() else 0
 
 
-class _Bounded(httpx.SyncByteStream):
+class _Bounded(httpx.SyncByteStream, httpx2.SyncByteStream):
     def __init__(self, reply: httpcore.Response, max_bytes: int, seen: list[bytes]) -> None:
         self._reply, self._left, self._seen = reply, max_bytes, seen
 

@@ -146,7 +146,7 @@ def _storable(text: str) -> str:
 
 @functools.lru_cache(maxsize=1024)  # the same answers are served again and again
 def charges_text(charges: tuple[Charge, ...]) -> str:
-    """Charges as JSON: a list of [model, input, output, cached, reasoning, the five parts of its rates]."""
+    """Charges as JSON: a list of [model, input, output, cached, reasoning, the five parts of its rates, provider]."""
     return json.dumps([_charge_list(charge) for charge in charges], separators=(",", ":"))
 
 
@@ -155,7 +155,7 @@ def _charge_list(charge: Charge) -> list[Any]:
     told = rates.as_text() if rates else {}
     parts = ("input_nano", "cached_nano", "output_nano", "model", "source")
     counts = (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
-    return [charge.model, *counts, *(told.get(part) for part in parts)]
+    return [charge.model, *counts, *(told.get(part) for part in parts), charge.provider]
 
 
 def charges_from(text: str) -> tuple[Charge, ...]:
@@ -164,12 +164,12 @@ def charges_from(text: str) -> tuple[Charge, ...]:
 
 
 def _charge_from(entry: list[Any]) -> Charge:
-    model, given, made, cached, reasoning, fresh_nano, cached_nano, output_nano, name, source = entry
-    usage = Usage(given, made, cached, reasoning)
+    model, given, made, cached, reasoning, fresh_nano, cached_nano, output_nano, name, source, *later = entry
+    usage, provider = Usage(given, made, cached, reasoning), later[0] if later else ""
     if name is None:
-        return Charge(model, usage, None)
+        return Charge(model, usage, None, provider)
     told = {"input_nano": fresh_nano, "cached_nano": cached_nano, "output_nano": output_nano}
-    return Charge(model, usage, Rates.from_text({**told, "model": name, "source": source}))
+    return Charge(model, usage, Rates.from_text({**told, "model": name, "source": source}), provider)
 
 
 def discount_of(charges: tuple[Charge, ...]) -> int:

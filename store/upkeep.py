@@ -137,7 +137,8 @@ def _add_to_day(row: Any, found: Recosted) -> None:
 
 def _price_then(row: Any, prices: PriceBook, at: datetime, found: Recosted) -> None:
     costs = [
-        prices.cost(row.provider, charge.model, charge.usage, at) for charge in charges_from(row.charges)
+        prices.cost(charge.provider or row.provider, charge.model, charge.usage, at)
+        for charge in charges_from(row.charges)
     ]
     found.then_unpriced += None in costs
     found.then_nano += sum(cost.total_nano for cost in costs if cost is not None)

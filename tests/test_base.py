@@ -19,12 +19,13 @@ from errors import (
     UpstreamRateLimited,
 )
 from gemini_wrapper import GeminiProvider
-from providers.base import Call, Meter, Provider, Reply, Terms, answer_from
+from providers.base import Billed, Call, Meter, Provider, Reply, Terms, answer_from
 from providers.retry import RetryPolicy
 from providers.sandbox import SandboxProvider
 from tasks import Ask, Task, Usage, word
 
 ONE = Usage(10, 1)
+FIRST = Billed("scripted", "served-first", ONE)
 
 
 class Scripted:
@@ -88,7 +89,7 @@ def test_a_provider_gets_the_tasks_wording_and_its_reply_is_read_as_the_task_pro
     (call,) = provider.calls
     assert (call.model, call.wording) == ("first", word(ask))
     assert 59 < call.seconds <= 60
-    assert (meter.charges, meter.attempts, meter.unknown_attempts) == ([("served-first", ONE)], 1, 0)
+    assert (meter.charges, meter.attempts, meter.unknown_attempts) == ([FIRST], 1, 0)
 
 
 @pytest.mark.parametrize(("asked", "allowed", "sent"), [(None, 100, 100), (7, 100, 7), (500, 100, 100)])
@@ -111,7 +112,7 @@ def test_one_repair_is_made_and_both_calls_are_noted():
         word(ask_for(Task.CLASSIFY)),
         word(ask_for(Task.CLASSIFY), repair=True),
     ]
-    assert meter.charges == [("served-first", ONE)] * 2
+    assert meter.charges == [FIRST] * 2
 
 
 def test_there_is_no_second_repair():
@@ -127,7 +128,7 @@ def test_a_fault_during_the_repair_keeps_the_first_charge():
         ask_for(Task.CLASSIFY),
         ContentBlocked,
     )
-    assert meter.charges == [("served-first", ONE), ("m", Usage(3, 0))]
+    assert meter.charges == [FIRST, Billed("scripted", "m", Usage(3, 0))]
 
 
 def test_a_model_that_is_gone_is_reported_and_the_next_one_answers():
@@ -162,7 +163,7 @@ def test_a_passing_fault_is_tried_again_with_the_same_words():
     provider = Scripted(UpstreamRateLimited(transient=True, delay=1), "x")
     _, meter = put(provider, ask_for())
     assert provider.calls[0].wording == provider.calls[1].wording
-    assert (meter.attempts, meter.charges) == (2, [("served-first", ONE)])
+    assert (meter.attempts, meter.charges) == (2, [FIRST])
 
 
 def test_what_may_have_been_billed_unseen_is_counted_apart():
@@ -180,7 +181,8 @@ def test_counts_are_estimated_from_all_that_was_sent_and_received_where_the_prov
     ask = ask_for(Task.CODE)
     _, meter = put(Scripted(Reply("x = 1", None, "m")), ask)
     wording = word(ask)
-    assert meter.charges == [("m", Usage(len(wording.system) + len(wording.text), 5, estimated=True))]
+    counted = Usage(len(wording.system) + len(wording.text), 5, estimated=True)
+    assert meter.charges == [Billed("scripted", "m", counted)]
 
 
 def test_half_a_surrogate_pair_in_a_reply_is_replaced_before_anybody_stumbles_over_it():
@@ -190,7 +192,7 @@ def test_half_a_surrogate_pair_in_a_reply_is_replaced_before_anybody_stumbles_ov
 
 def test_a_count_of_zero_is_a_count():
     _, meter = put(Scripted(Reply("x", Usage(0, 0), "m")), ask_for())
-    assert meter.charges == [("m", Usage(0, 0))]
+    assert meter.charges == [Billed("scripted", "m", Usage(0, 0))]
 
 
 def test_a_call_is_a_value_that_the_gate_may_shorten():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import sqlite3
 import tempfile
@@ -12,15 +13,18 @@ from pathlib import Path
 import pytest
 
 from benchmarks.big_ledger import BEGIN, END, Effort, Findings, fill, markdown, measure, write_readme
-from benchmarks.ledger_exports import FORMS, Exported, memory, settled
+from benchmarks.children import platform
+from benchmarks.ledger_exports import FORMS, Exported
 from benchmarks.ledger_hits import Beside
 from benchmarks.ledger_reads import Looks, Oracle, Truth, commands, look, serving, visit
+from benchmarks.ledger_waits import Waits, hit
+from benchmarks.memory import memory, settled
 from benchmarks.rounds import Figure, Reading
 from benchmarks.table import README
 
 ROWS = 3000
 ROW = b'{"cost_nanodollars":1}'
-SHORT = Effort(ROWS, rounds=1, seconds=0.05, looks=2, starts=1, connections=(8,))
+SHORT = Effort(ROWS, rounds=1, seconds=0.05, looks=2, starts=1, waits_seconds=0.2, connections=(8,))
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,14 @@ def test_hits_are_measured_beside_a_big_and_two_empty_ledgers(measured):
     assert 1 < one.empty_rows < ROWS * 100
 
 
+def test_single_waits_are_told_beside_each_of_the_three(measured):
+    found, _ = measured
+    assert [one.name for one in found.waits] == ["empty ledger", "control: empty ledger", "big ledger"]
+    assert len({len(one.milliseconds) for one in found.waits}) == 1
+    told = Waits("here", tuple(map(float, range(1, 2001)))).cells()
+    assert told == ["here", "2,000", "1,000.5 ms", "1,998.0 ms", "2,000.0 ms"]
+
+
 def test_nothing_is_left_behind(measured):
     _, folder = measured
     assert list(folder.iterdir()) == []
@@ -112,6 +124,16 @@ def test_a_report_that_counts_other_rows_than_there_are_ends_the_run(oracle, tmp
             look(get, "/api/v1/usage?hours=0", oracle)
         with pytest.raises(ValueError, match="answered 404"):
             look(get, "/nowhere", oracle)
+
+
+def test_an_answer_that_is_no_hit_ends_the_run(tmp_path):
+    with (
+        platform(str(tmp_path)) as server,
+        closing(http.client.HTTPConnection("127.0.0.1", server.port())) as caller,
+    ):
+        with pytest.raises(ValueError, match="Not the reply that is measured: 200"):
+            hit(caller)
+        assert hit(caller) > 0
 
 
 def test_a_row_that_recost_finds_different_fails_the_command(oracle):

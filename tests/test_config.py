@@ -17,6 +17,8 @@ WRONG = [
     ("LLM_TIMEOUT_SECONDS", "0.01"),
     ("LLM_TIMEOUT_SECONDS", "nan"),
     ("LLM_TIMEOUT_SECONDS", "inf"),
+    ("LLM_PROVIDERS", "gemini,mistral"),
+    ("LLM_PROVIDERS", "openai,gemini,OpenAI"),
     ("LLM_MAX_ATTEMPTS", "zero"),
     ("LLM_MAX_ATTEMPTS", "-7"),
     ("LLM_MAX_ATTEMPTS", "2.5"),
@@ -52,6 +54,12 @@ WRONG = [
     ("GEMINI_BASE_URL", "https://"),
     ("GEMINI_BASE_URL", "http://[::1"),
     ("GEMINI_BASE_URL", "https://example.org:port"),
+    ("OPENAI_BASE_URL", "http://ollama:11434/v1"),
+    ("OPENAI_BASE_URL", "ollama:11434"),
+    ("OPENAI_API_KEY", "two words"),
+    ("ANTHROPIC_BASE_URL", "http://example.org"),
+    ("ANTHROPIC_API_KEY", "Bearer of-a-key"),
+    ("ALLOW_HTTP_PROVIDERS", "perhaps"),
     ("CORS_ORIGINS", "*"),
     ("CORS_ORIGINS", "https://a.example, *"),
 ]
@@ -98,7 +106,24 @@ def test_settings_that_do_not_fit_together_are_refused():
         load_settings({"THREADS": "8", "UPSTREAM_CONCURRENCY": "8"}, None)
     with pytest.raises(ConfigError, match="GOOGLE_API_KEY"):
         load_settings({"GEMINI_BASE_URL": "https://example.org"}, None)
+    with pytest.raises(ConfigError, match="ANTHROPIC_API_KEY"):
+        load_settings({"ANTHROPIC_BASE_URL": "https://example.org"}, None)
     assert load_settings({"THREADS": "8", "UPSTREAM_CONCURRENCY": "7"}, None).threads == 8
+
+
+def test_a_server_that_speaks_openais_protocol_may_ask_for_no_key():
+    settings = load_settings({"OPENAI_BASE_URL": "http://localhost:11434/v1/"}, None)
+    assert (settings.openai_base_url, settings.openai_api_key) == ("http://localhost:11434/v1", "")
+
+
+def test_plain_http_to_another_machine_has_to_be_allowed_in_words():
+    elsewhere = {"OPENAI_BASE_URL": "http://ollama:11434/v1"}
+    with pytest.raises(ConfigError, match="ALLOW_HTTP_PROVIDERS"):
+        load_settings(elsewhere, None)
+    allowed = load_settings({**elsewhere, "ALLOW_HTTP_PROVIDERS": "true"}, None)
+    assert allowed.openai_base_url == elsewhere["OPENAI_BASE_URL"]
+    with pytest.raises(ConfigError, match=r"^OPENAI_BASE_URL "):
+        load_settings({"OPENAI_BASE_URL": "ftp://ollama", "ALLOW_HTTP_PROVIDERS": "true"}, None)
 
 
 def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_path):
@@ -176,8 +201,31 @@ def test_the_key_decides_the_mode_and_is_not_shown():
     assert (Settings().mode, Settings().secrets) == ("sandbox", ())
 
 
+@pytest.mark.parametrize("name", ["google", "openai", "anthropic"])
+def test_every_providers_key_is_a_secret(name):
+    settings = load_settings({f"{name.upper()}_API_KEY": KEY}, None)
+    assert settings.secrets == (KEY,)
+    assert KEY not in repr(settings)
+
+
+def test_providers_at_hand_are_those_with_a_key_in_the_order_that_was_set():
+    keys = {f"{name}_API_KEY": KEY for name in ("GOOGLE", "OPENAI", "ANTHROPIC")}
+    assert load_settings(keys, None).providers_at_hand == ("gemini", "openai", "anthropic")
+    ordered = load_settings(keys | {"LLM_PROVIDERS": "Anthropic, gemini"}, None)
+    assert (ordered.providers_at_hand, ordered.mode) == (("anthropic", "gemini"), "live")
+    assert load_settings({"ANTHROPIC_API_KEY": KEY}, None).providers_at_hand == ("anthropic",)
+    own = load_settings({"OPENAI_BASE_URL": "http://127.0.0.1:11434/v1"}, None)
+    assert (own.providers_at_hand, own.mode) == (("openai",), "live")
+
+
+def test_a_key_of_a_provider_that_is_left_out_is_a_mistake_and_no_way_into_the_sandbox():
+    with pytest.raises(ConfigError, match=r"^LLM_PROVIDERS "):
+        load_settings({"GOOGLE_API_KEY": KEY, "LLM_PROVIDERS": "openai"}, None)
+    assert load_settings({"LLM_PROVIDERS": "openai"}, None).mode == "sandbox"
+
+
 def test_no_secret_has_a_default():
-    assert Settings().google_api_key == ""
+    assert Settings().google_api_key == Settings().openai_api_key == Settings().anthropic_api_key == ""
 
 
 def test_settings_can_not_be_changed():

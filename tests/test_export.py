@@ -22,7 +22,7 @@ PROMISED = (
     "tenant prompt_hash language lines rates"
 ).split()
 WINDOW = Window.of_hours(24, NOW_US)
-CHARGE = ["m", 10, 5, 2, 1, "250", "12.5", "1500", "m", "a sheet"]
+CHARGE = ["m", 10, 5, 2, 1, "250", "12.5", "1500", "m", "a sheet", "gemini"]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

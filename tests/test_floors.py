@@ -27,6 +27,11 @@ SHADOWS = (
 VAGUE = ("utils", "helpers", "common", "core", "manager", "handler")
 PROVIDER_LIBRARIES = (
     "langchain_google_genai",
+    "langchain_openai",
+    "langchain_anthropic",
+    "openai",
+    "anthropic",
+    "httpx2",
     "langchain_core",
     "google.genai",
     "httpx",

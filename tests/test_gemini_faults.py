@@ -15,7 +15,8 @@ from conftest import House
 from errors import UpstreamFault, UpstreamQuotaExhausted, UpstreamRateLimited
 from gemini_wrapper import GeminiProvider
 from providers.base import Call
-from providers.gemini_faults import QUOTA_RESETS_SECONDS, fault_of
+from providers.gemini_faults import fault_of
+from providers.wire_faults import QUOTA_RESETS_SECONDS
 from services import build_services
 from tasks import Wording
 from tests.test_pipeline import impatient, nano, records

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -14,13 +13,14 @@ from hypothesis import strategies as st
 
 import gemini_wrapper
 from conftest import House
-from errors import ContentBlocked, InvalidInput, InvalidReply, UpstreamFault
+from errors import ContentBlocked, InvalidInput, InvalidReply
 from gemini_wrapper import FIXED_SAMPLING, GeminiProvider
-from providers.base import Call
-from providers.gemini_replies import raw_usage, read_body
+from providers.gemini_replies import read_usage
+from providers.reply_facts import read_body
 from services import build_services
-from tasks import TEMPERATURES, Task, Usage, Wording
+from tasks import TEMPERATURES, Task, Usage
 from tests.cache_contract import run_together
+from tests.provider_contract import ProviderContract
 from tests.test_pipeline import impatient, nano
 from tests.upstream import CANARY, Fault, Tokens, Upstream
 
@@ -37,8 +37,35 @@ def provider_at(upstream: Upstream, *fallbacks: str, **options: Any) -> GeminiPr
     return GeminiProvider("any-key", MODEL, fallbacks, base_url=upstream.url, **options)
 
 
-def call_of(model: str = MODEL, text: str = "Hello", seconds: float = 10.0) -> Call:
-    return Call(model, Wording("", text, 0.7), 100, seconds)
+class TestGemini(ProviderContract):
+    name, model, family = "gemini", MODEL, "gemini"
+    counts: ClassVar = {
+        "promptTokenCount": 10,
+        "cachedContentTokenCount": 4,
+        "candidatesTokenCount": 5,
+        "thoughtsTokenCount": 2,
+    }
+
+    def provider(self, upstream: Upstream, **options: Any) -> GeminiProvider:
+        return provider_at(upstream, **options)
+
+    def at(self, address: str) -> GeminiProvider:
+        return GeminiProvider("any-key", MODEL, base_url=address)
+
+    def temperature(self, body: dict[str, Any]) -> float | None:
+        return body["generationConfig"].get("temperature")
+
+    def limit(self, body: dict[str, Any]) -> int:
+        return body["generationConfig"]["maxOutputTokens"]
+
+    def schema(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        asked = body["generationConfig"].get("responseJsonSchema")
+        assert (asked is None) or body["generationConfig"]["responseMimeType"] == "application/json"
+        return asked
+
+    def body_with(self, counts: Any) -> str:
+        said = {"content": {"parts": [{"text": "hi"}]}, "finishReason": "STOP"}
+        return json.dumps({"candidates": [said], "usageMetadata": counts, "modelVersion": MODEL})
 
 
 # What goes over the wire.
@@ -61,11 +88,6 @@ def test_a_caller_cannot_ask_for_more_tokens_than_the_platform_allows(make_house
     assert house.post("text", {**HELLO, "max_tokens": 51}).get_json()["field"] == "max_tokens"
     house.post("text", HELLO)
     assert upstream.journal[0].body["generationConfig"]["maxOutputTokens"] == 50
-
-
-def test_the_key_travels_in_a_header_and_never_in_the_address(house, upstream):
-    house.post("text", HELLO)
-    assert [call.key_in_url for call in upstream.journal] == [False]
 
 
 @pytest.mark.parametrize(
@@ -102,14 +124,11 @@ def test_models_with_fixed_sampling_get_no_temperature_and_no_warning(make_house
     assert not [call for call in upstream.journal if "temperature" in call.body["generationConfig"]]
 
 
-def test_library_switches_of_the_environment_do_not_move_our_calls(make_house, upstream, monkeypatch):
-    for name in ("GOOGLE_GENAI_USE_VERTEXAI", "LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
-        monkeypatch.setenv(name, "true")
-    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
-    assert make_house().post("text", HELLO).status_code == 200
-    assert len(upstream.journal) == 1
+def test_a_reply_says_that_its_model_took_no_temperature(upstream):
+    provider, call_of = provider_at(upstream), TestGemini().call_of
+    for model in sorted(FIXED_SAMPLING):
+        assert provider.call(call_of(model=model)).ignored == ("temperature",)
+    assert provider.call(call_of()).ignored == ()
 
 
 # Classification is always exactly one of the categories.
@@ -294,23 +313,6 @@ def test_a_model_named_by_the_caller_is_the_one_that_answers(house, upstream):
 # One client.
 
 
-def test_fifty_first_callers_share_one_client_and_its_few_connections(upstream):
-    provider = provider_at(upstream, connections=4)
-    upstream.latency = 0.02
-    replies = run_together(50, lambda index: provider.call(call_of(text=f"{index}")))
-    assert len({reply.text for reply in replies}) == 50
-    assert upstream.max_in_flight <= 4
-    assert upstream.connections < 25  # its pool now and then replaces one; a client each would open fifty
-
-
-def test_all_models_share_the_connections(upstream):
-    provider = provider_at(upstream, connections=4)
-    for number in range(40):
-        reply = provider.call(call_of(model=f"gemini-test-{number}", text="x"))
-        assert reply.model == f"gemini-test-{number}"
-    assert upstream.connections == 1
-
-
 def test_a_house_under_load_opens_no_more_connections_than_it_may_call(make_house, settings, upstream):
     house = make_house(upstream_concurrency=8)
     upstream.latency = 0.01
@@ -323,66 +325,7 @@ def test_a_house_under_load_opens_no_more_connections_than_it_may_call(make_hous
     assert upstream.connections < 20
 
 
-def test_warming_up_calls_nobody(upstream):
-    provider_at(upstream).warm()
-    assert upstream.connections == 0
-
-
-def test_one_call_is_one_attempt_because_the_librarys_own_retries_are_off(upstream):
-    upstream.script("unavailable", "ok")
-    with pytest.raises(UpstreamFault) as fault:
-        provider_at(upstream).call(call_of())
-    assert fault.value.transient
-    assert len(upstream.journal) == 1
-
-
-@pytest.mark.parametrize("seconds", [0.0004, 0.0, -0.0004, -1.0])
-def test_a_call_with_hardly_any_time_left_ends_at_once(upstream, seconds):
-    """The client library takes whole milliseconds, and zero of them for no limit at all."""
-    provider = provider_at(upstream)
-    provider.warm()
-    upstream.script(Fault("hang", seconds=1.5))
-    began = time.monotonic()
-    with pytest.raises(UpstreamFault) as fault:
-        provider.call(call_of(seconds=seconds))
-    assert fault.value.status in (503, 504)
-    assert time.monotonic() - began < 1.4
-    upstream.reset()
-    assert provider.call(call_of()).text
-
-
 # How a reply is read.
-
-
-def test_a_blocked_prompt_is_billed_although_the_client_drops_its_counts(upstream):
-    upstream.script(Fault("blocked_prompt", usage=Tokens(prompt=40, cached=8), model="served-by-this"))
-    with pytest.raises(ContentBlocked) as fault:
-        provider_at(upstream).call(call_of())
-    assert fault.value.usage == Usage(40, 0, 8, 0)
-    assert fault.value.model == "served-by-this"
-
-
-def test_a_body_of_another_thread_or_call_is_never_read(upstream):
-    """Blocked and good replies side by side: each is billed by its own body."""
-    provider = provider_at(upstream, connections=8)
-    provider.warm()
-    upstream.latency = 0.01
-
-    def call(index: int) -> Any:
-        try:
-            return provider.call(call_of(text=f"{index}" * (index % 7 + 1) * 20)).usage
-        except ContentBlocked as fault:
-            return fault.usage
-
-    upstream.script(*["blocked_prompt", "ok"] * 20)
-    seen = run_together(40, call)
-    billed = {call.prompt: call.billed for call in upstream.journal}
-    assert len(billed) == 40
-    for index, usage in enumerate(seen):
-        tokens = billed[f"{index}" * (index % 7 + 1) * 20]
-        assert usage == Usage(
-            tokens.prompt, tokens.candidates + tokens.thoughts, tokens.cached, tokens.thoughts
-        )
 
 
 def test_output_counts_hold_the_thoughts_once():
@@ -392,12 +335,12 @@ def test_output_counts_hold_the_thoughts_once():
         "thoughtsTokenCount": 4,
         "totalTokenCount": 17,
     }
-    assert raw_usage({"usageMetadata": counts}) == Usage(10, 7, 0, 4)
+    assert read_usage({"usageMetadata": counts}) == Usage(10, 7, 0, 4)
 
 
 @pytest.mark.parametrize("counts", [None, [], "x", 5])
 def test_a_body_without_readable_counts_gives_none(counts):
-    assert raw_usage({"usageMetadata": counts}) is None
+    assert read_usage({"usageMetadata": counts}) is None
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[1]", b"\xff\xfe", b"[" * 100_000, b'"x"'])

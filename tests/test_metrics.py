@@ -36,6 +36,9 @@ FAMILIES = {
     "llm_cache_evictions": "counter",
     "llm_cache_entries": "gauge",
     "llm_cache_bytes": "gauge",
+    "llm_breaker_state": "gauge",
+    "llm_retries": "counter",
+    "llm_failovers": "counter",
     "llm_ledger_rows": "counter",
     "llm_ledger_commits": "counter",
     "llm_ledger_given_up": "counter",
@@ -247,7 +250,7 @@ def test_1000_unknown_paths_methods_and_hosts_make_no_series_of_their_own(make_h
 def test_1000_model_names_share_a_bounded_set_of_labels(make_house, settings):
     house = make_house(build_services(replace(settings, cache_max_size=1), provider=Fake()))
     for number in range(1000):
-        assert post(house, model=f"model-{number}").status_code == 200
+        assert post(house, model=f"gemini/model-{number}").status_code == 200
     found = families(house.client.get("/metrics").text)
     for name in ("llm_answers", "llm_upstream_seconds", "llm_tokens", "llm_unpriced_answers"):
         models = {sample.labels["model"] for sample in found[name].samples}

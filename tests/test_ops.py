@@ -33,7 +33,7 @@ def test_health_says_what_the_design_promises(sandbox):
     assert set(health) == {"status", "timestamp", "version", "mode", "checks"}
     assert (health["status"], health["mode"]) == ("healthy", "sandbox")
     assert abs(health["timestamp"] - time.time()) < 60
-    assert health["checks"] == {"provider": "ok", "ledger": "ok", "logs": "ok"}
+    assert health["checks"] == {"provider": "ok", "provider.sandbox": "ok", "ledger": "ok", "logs": "ok"}
 
 
 def test_health_of_a_live_platform_says_live_and_calls_no_provider(house, upstream):
@@ -84,7 +84,8 @@ def test_refused_content_is_no_failing_provider(make_house, upstream):
 def test_ready_turns_503_while_the_process_drains_and_live_does_not(sandbox):
     ready = sandbox.client.get("/api/v1/health/ready")
     assert (ready.status_code, ready.get_json()["ready"]) == (200, True)
-    assert ready.get_json()["checks"] == {"provider": "ok", "ledger": "ok", "logs": "ok", "server": "ok"}
+    assert set(ready.get_json()["checks"]) == {"provider", "provider.sandbox", "ledger", "logs", "server"}
+    assert set(ready.get_json()["checks"].values()) == {"ok"}
     sandbox.services.load.draining = True
     ready = sandbox.client.get("/api/v1/health/ready")
     assert (ready.status_code, ready.get_json()["ready"]) == (503, False)

@@ -51,7 +51,7 @@ def rebuilt(services: Services, **parts: Any) -> Services:
     """The same services, the road built anew with some parts exchanged."""
     policy = parts.pop("policy", RetryPolicy(services.settings.llm_max_attempts))
     road = {
-        "provider": services.provider,
+        "chain": services.chain,
         "terms": Terms(policy, services.settings.max_output_tokens),
         "cache": services.cache,
         "flights": services.flights,

@@ -17,10 +17,13 @@ from errors import (
     DeadlineExceeded,
     InvalidReply,
     Overloaded,
+    TurnedAway,
     UpstreamFault,
     UpstreamRateLimited,
 )
-from providers.retry import LEAST_SECONDS, RetryPolicy, is_transient
+from providers.breaker import Breaker
+from providers.retry import LEAST_SECONDS, Guard, RetryPolicy, is_transient
+from providers.retry_budget import RetryBudget
 from services import build_services
 from tests.test_pipeline import impatient, nano, rebuilt, records
 from tests.upstream import Fault
@@ -53,6 +56,7 @@ def attempts_of(
     most: int = 5,
     jitter: Callable[[float, float], float] = lambda low, high: 0.0,
     each: float = 0.0,
+    guard: Guard | None = None,
 ) -> tuple[Any, Time, list[float]]:
     """What a policy makes of these outcomes (the last repeats): the result, its clock, the seconds it gave."""
     clock, given, left = Time(), [], list(outcomes)
@@ -67,7 +71,7 @@ def attempts_of(
         return outcome
 
     try:
-        return policy.run(attempt, deadline), clock, given
+        return policy.run(attempt, deadline, guard), clock, given
     except Exception as failure:  # noqa: BLE001 - what was raised is the result that a test judges
         return failure, clock, given
 
@@ -153,6 +157,40 @@ def test_a_slow_provider_leaves_less_time_to_the_next_call():
     _, clock, given = attempts_of(busy(), deadline=10, each=3)
     assert given == [10, 6, 1]  # calls of 3 s with waits of 1 s and 2 s between them; no 4 s are left
     assert clock.waits == [1, 2]
+
+
+def test_only_retries_that_are_made_are_paid_for():
+    guard = Guard()
+    attempts_of(busy(), guard=guard)
+    assert (guard.budget.tokens, guard.budget.retries) == (500 - 4 * 5, 4)
+    for refused in (
+        attempts_of(busy(47), deadline=10, guard=guard),
+        attempts_of(busy(), most=1, guard=guard),
+        attempts_of(UpstreamFault(), guard=guard),
+    ):
+        assert len(refused[2]) == 1
+    assert guard.budget.retries == 4
+
+
+def test_without_tokens_the_first_call_is_still_free_and_its_fault_comes_out():
+    guard, fault = Guard(budget=RetryBudget(4)), busy()
+    result, clock, given = attempts_of(fault, guard=guard)
+    assert (result, clock.waits, len(given)) == (fault, [], 1)
+    assert attempts_of("answer", guard=guard)[0] == "answer"
+    assert guard.budget.tokens == 4
+
+
+def test_a_breaker_that_opens_ends_the_retries_at_once():
+    guard = Guard(Breaker(failures_to_open=3))
+    result, clock, given = attempts_of(busy(), guard=guard)
+    assert (type(result), clock.waits, len(given)) == (UpstreamFault, [1, 2], 3)
+    result, clock, given = attempts_of("answer", guard=guard)
+    assert (type(result), clock.waits, given) == (TurnedAway, [], [])
+
+
+def test_without_a_guard_nobody_elses_failures_count():
+    for _ in range(30):
+        assert len(attempts_of(busy())[2]) == 5
 
 
 @given(

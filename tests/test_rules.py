@@ -106,7 +106,14 @@ def test_every_other_list_of_categories_is_refused(value):
 
 
 @pytest.mark.parametrize("name", ["gemini-3.1-flash-lite", "a", "7b", "Model_1.5-x", "x" * 100])
-def test_a_model_id_is_taken_as_it_is(name):
+def test_a_model_id_is_taken_as_it_is_alone_or_after_its_provider(name):
+    assert model_name(name) == name
+    for provider in ("gemini", "openai", "anthropic", "sandbox"):
+        assert model_name(f"{provider}/{name}") == f"{provider}/{name}"
+
+
+@pytest.mark.parametrize("name", ["openai/llama3.2:3b", "openai/meta-llama/Llama-3.1-8B-Instruct"])
+def test_servers_that_speak_openais_language_may_name_their_models_as_they_do(name):
     assert model_name(name) == name
 
 
@@ -123,6 +130,16 @@ def test_a_model_id_is_taken_as_it_is(name):
         ".a",
         "a\n",
         "models/x",
+        "gemini/",
+        "gemini/a/b",
+        "gemini/a:b",
+        "gemini/../x",
+        "anthropic/a:b",
+        "openai/",
+        "openai/../x",
+        "openai//x",
+        "Gemini/x",
+        "openai/" + "x" * 101,
         "x" * 101,
         "größe",
         "a?key=b",

@@ -47,8 +47,16 @@ def test_building_starts_no_thread_and_opens_no_file(tmp_path):
 
 
 def test_the_key_decides_between_gemini_and_the_sandbox():
-    assert build_services(Settings()).provider.name == "sandbox"
-    assert build_services(Settings(google_api_key="any-key")).provider.name == "gemini"
+    assert build_services(Settings()).chain.name == "sandbox"
+    assert build_services(Settings(google_api_key="any-key")).chain.name == "gemini"
+
+
+def test_the_order_of_the_chain_is_that_of_the_settings_and_a_provider_without_a_key_is_left_out():
+    services = build_services(
+        Settings(google_api_key="any-key", anthropic_api_key="any-key", llm_providers=("anthropic", "gemini"))
+    )
+    assert [link.name for link in services.chain.links] == ["anthropic", "gemini"]
+    assert services.chain.name == "anthropic"
 
 
 def test_a_key_that_fails_is_an_error_and_never_a_silent_sandbox(make_house, upstream):
@@ -94,9 +102,10 @@ def test_warming_reaches_the_provider_and_calls_nothing(settings):
 
 def test_checks_are_ok_until_something_fails(settings, tmp_path):
     services = build_services(settings, provider=Fake())
-    assert services.checks() == {"provider": "ok", "ledger": "ok", "logs": "ok"}
-    services.provider.failures_in_a_row = FAILING
-    assert services.checks() == {"provider": "degraded", "ledger": "ok", "logs": "ok"}
+    assert services.checks() == {"provider": "ok", "provider.gemini": "ok", "ledger": "ok", "logs": "ok"}
+    services.chain.links[0].provider.failures_in_a_row = FAILING
+    failing = {"provider": "degraded", "provider.gemini": "degraded", "ledger": "ok", "logs": "ok"}
+    assert services.checks() == failing
     services.close()
 
 

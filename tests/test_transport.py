@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import httpcore
 import httpx
+import httpx2
 import pytest
 
 from providers.transport import MAX_REPLY_BYTES, BoundedTransport, ReplyTooLarge
@@ -18,13 +20,19 @@ from tests.upstream import Fault, Tokens, Upstream
 BODY = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
 
 
-@pytest.fixture
-def clients() -> Iterator[Any]:
-    """Builds bare HTTP clients on a BoundedTransport."""
-    built: list[httpx.Client] = []
+@pytest.fixture(params=[httpx, httpx2], ids=["httpx", "httpx2"])
+def library(request: pytest.FixtureRequest) -> Any:
+    """The HTTP library of a provider's client: Gemini's is the first, the others' the second."""
+    return request.param
 
-    def build(connections: int = 4, **options: Any) -> httpx.Client:
-        built.append(httpx.Client(transport=BoundedTransport(connections, **options), trust_env=False))
+
+@pytest.fixture
+def clients(library: Any) -> Iterator[Any]:
+    """Builds bare HTTP clients on a BoundedTransport."""
+    built: list[Any] = []
+
+    def build(connections: int = 4, **options: Any) -> Any:
+        built.append(library.Client(transport=BoundedTransport(connections, **options), trust_env=False))
         return built[-1]
 
     yield build
@@ -32,9 +40,7 @@ def clients() -> Iterator[Any]:
         client.close()
 
 
-def ask(
-    client: httpx.Client, upstream: Upstream, method: str = "generateContent", seconds: float = 5.0
-) -> Any:
+def ask(client: Any, upstream: Upstream, method: str = "generateContent", seconds: float = 5.0) -> Any:
     url = f"{upstream.url}/v1beta/models/gemini-test:{method}"
     return client.post(url, json=BODY, headers={"x-goog-api-key": "any-key"}, timeout=seconds)
 
@@ -45,6 +51,21 @@ def test_a_good_reply_comes_through_whole(clients, upstream):
     assert reply.status_code == 200
     assert reply.json()["usageMetadata"]["promptTokenCount"] > 0
     assert client._transport.last_body() == reply.content
+
+
+def test_a_reply_is_of_the_library_that_asked(clients, upstream, library):
+    assert type(ask(clients(), upstream)) is library.Response
+
+
+def test_a_transport_that_nobody_holds_any_more_leaves_no_socket_open(library, upstream):
+    """Warnings are errors here, and a socket that is collected while open is one."""
+    transport = BoundedTransport(1)
+    pool = transport._pool
+    ask(library.Client(transport=transport, trust_env=False), upstream)
+    assert pool.connections
+    del transport
+    gc.collect()
+    assert pool.connections == []
 
 
 def test_connections_are_kept_and_never_more_than_allowed(clients, upstream):
@@ -148,11 +169,11 @@ def test_a_redirect_is_a_reply_and_leads_nowhere(clients, upstream):
     assert [call.method for call in upstream.journal] == ["generate"]
 
 
-def test_a_packed_reply_is_never_asked_for_nor_unpacked(clients, upstream):
+def test_a_packed_reply_is_never_asked_for_nor_unpacked(clients, upstream, library):
     upstream.script(Fault("ok", headers=(("Content-Encoding", "deflate"),)))
     with pytest.raises(ReplyTooLarge):
         ask(clients(), upstream)
-    request = httpx.Request("GET", upstream.url, headers={"Accept-Encoding": "gzip, br"})
+    request = library.Request("GET", upstream.url, headers={"Accept-Encoding": "gzip, br"})
     clients()._transport.handle_request(request).close()
     assert request.headers["Accept-Encoding"] == "identity"
 

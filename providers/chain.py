@@ -1,0 +1,162 @@
+"""The providers in order: who may answer an ask, who is next where one fails, and what a caller hears if all do."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from errors import (
+    DeadlineExceeded,
+    KeyRefused,
+    ModelGone,
+    ModelUnknown,
+    TurnedAway,
+    UpstreamFault,
+    UpstreamQuotaExhausted,
+)
+from providers.base import Meter, Reply, Terms, answer_from
+from providers.gate import GatedProvider
+from providers.retry import Guard
+from tasks import Ask
+
+log = logging.getLogger(__name__)
+
+# How the makers name their models.
+FAMILIES = (
+    (re.compile(r"gpt-|chatgpt-|o[0-9]"), "openai"),
+    (re.compile(r"claude-"), "anthropic"),
+    (re.compile(r"gemini-|gemma-"), "gemini"),
+)
+# Of the time that is left, a provider with another one behind it may use this part, waits and calls together.
+SHARE = 0.5
+
+
+@dataclass(slots=True)
+class Link:
+    """One provider of the chain, with what guards it. failovers: asks that went on from it to the next."""
+
+    provider: GatedProvider
+    guard: Guard = field(default_factory=Guard)
+    failovers: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.provider.name
+
+
+class Chain:
+    """Puts an ask to its providers in order, until one answers.
+
+    catch_all: the provider that gets models of unknown families, if any: a server of one's own may call its models
+    as it likes.
+    """
+
+    def __init__(
+        self, links: Sequence[Link], *, catch_all: str = "", timer: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.links = tuple(links)
+        self._by_name = {link.name: link for link in self.links}
+        self._catch_all, self._timer = catch_all, timer
+        self._counting = threading.Lock()
+        self._offer = tuple((link.name, tuple(link.provider.models(None))) for link in self.links)
+
+    @property
+    def name(self) -> str:
+        """The provider that is asked first."""
+        return self.links[0].name
+
+    @property
+    def offer(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Providers in order, each with the models that it is configured with: together they decide an answer."""
+        return self._offer
+
+    def warm(self) -> None:
+        for link in self.links:
+            link.provider.warm()
+
+    def answer(self, ask: Ask, meter: Meter, terms: Terms) -> Reply:
+        """The first good reply. Raises what is no other provider's business at once, else the last one's fault."""
+        links, model = self._route(ask.model)
+        faults: list[UpstreamFault] = []
+        for place, link in enumerate(links):
+            later = links[place + 1 :]
+            turn = self._turn(ask, model, later)
+            try:
+                return answer_from(link.provider, turn, meter, terms, link.guard)
+            except ModelUnknown as unknown:
+                raise self._unknown_model() from unknown
+            except UpstreamFault as fault:
+                if not self._goes_on(fault, link, later):
+                    raise
+                faults.append(fault)
+        raise _last_word(faults)
+
+    def _turn(self, ask: Ask, model: str | None, later: Sequence[Link]) -> Ask:
+        """The ask as one provider gets it: each that comes later must still have time for a call."""
+        deadline = ask.deadline
+        if any(not link.guard.breaker.shut for link in later):
+            now = self._timer()
+            deadline = now + (ask.deadline - now) * SHARE
+        elif model == ask.model:
+            return ask
+        return replace(ask, model=model, deadline=deadline)
+
+    def _goes_on(self, fault: UpstreamFault, link: Link, later: Sequence[Link]) -> bool:
+        if isinstance(fault, KeyRefused):
+            log.error("%s refuses our key (%s): set it anew and start again", link.name, fault.detail)
+        goes_on = is_worth_the_next(fault)
+        if goes_on and later:
+            self._note_failover(fault, link, later[0])
+        return goes_on
+
+    def _note_failover(self, fault: UpstreamFault, link: Link, following: Link) -> None:
+        with self._counting:
+            link.failovers += 1
+        if not isinstance(fault, TurnedAway):  # the breaker has said so once, and an outage has many asks
+            log.warning("%s failed (%s), %s is next", link.name, fault.detail or fault.code, following.name)
+
+    # Which provider has a model.
+
+    def _route(self, requested: str | None) -> tuple[Sequence[Link], str | None]:
+        """Who may answer, and the model's name as they know it. A model that was named has one provider."""
+        if requested is None:
+            return self.links, None
+        prefix, _, rest = requested.partition("/")
+        if rest and prefix in self._by_name:
+            return (self._by_name[prefix],), rest
+        link = self._by_name.get(self._owner(requested))
+        if link is None:
+            raise self._unknown_model()
+        return (link,), requested
+
+    def _owner(self, model: str) -> str:
+        for name, models in self._offer:
+            if model in models:
+                return name
+        families = (name for pattern, name in FAMILIES if name in self._by_name and pattern.match(model))
+        return next(families, self._catch_all)
+
+    def _unknown_model(self) -> ModelUnknown:
+        named = ", ".join(f"{name}/{model}" for name, models in self._offer for model in models)
+        return ModelUnknown(
+            f"There is no such model here. Leave out `model`, or name one of these: {named}.", field="model"
+        )
+
+
+def is_worth_the_next(fault: UpstreamFault) -> bool:
+    """Whether another provider may do better; never where the ask itself is at fault, or its content."""
+    elsewhere = (UpstreamQuotaExhausted, KeyRefused, ModelGone, TurnedAway, DeadlineExceeded)
+    return fault.transient or isinstance(fault, elsewhere)
+
+
+def _last_word(faults: Sequence[UpstreamFault]) -> UpstreamFault:
+    """The last fault of a call that was made, or of none; it says when the first of the providers may be back."""
+    called = [fault for fault in faults if not isinstance(fault, TurnedAway)]
+    last = (called or faults)[-1]
+    waits = [fault.delay or 0.0 for fault in faults if fault.transient or fault.delay is not None]
+    last.delay = min(waits, default=None)
+    return last
