@@ -143,6 +143,16 @@ def test_a_row_that_recost_finds_different_fails_the_command(oracle):
     assert f"{ROWS - 1:,} of {ROWS:,} rows equal" in recost.found
 
 
+def test_a_day_whose_sum_is_not_its_rows_fails_the_command(oracle):
+    change(
+        oracle,
+        "UPDATE usage_days SET requests = requests + 1 WHERE start = (SELECT min(start) + 9 FROM usage_days)",
+    )
+    recost = next(iter(commands(oracle)))
+    assert not recost.met
+    assert f"{ROWS:,} of {ROWS:,} rows equal" in recost.found
+
+
 @pytest.mark.parametrize(
     "lines",
     [
