@@ -133,7 +133,7 @@ def banner(settings: Settings, port: int) -> str:
     """What a newcomer needs: the mode, the address, three first calls, and where Swagger is."""
     base = f"http://{settings.host if ':' not in settings.host else f'[{settings.host}]'}:{port}"
     mode = (
-        "LIVE: answers come from Gemini and cost money."
+        f"LIVE: answers come from {', '.join(settings.providers_at_hand)} and cost money."
         if settings.mode == "live"
         else (
             "SANDBOX: no key is set; answers are made up here and cost nothing. Set GOOGLE_API_KEY in .env for real ones."
