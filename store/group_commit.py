@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 MOST_IN_A_BATCH = 500
+# Where the last batch had several items more are on their way, and to wait for them costs less than a commit for each.
+LINGER_SECONDS = 0.001
 
 
 class Waiting(Protocol):
@@ -26,11 +29,13 @@ class GroupCommit(Generic[Item]):
     `commit` takes a batch and must not raise: what became of each item it notes in the item.
     """
 
-    def __init__(self, commit: Callable[[list[Item]], None]) -> None:
-        self._commit = commit
+    def __init__(
+        self, commit: Callable[[list[Item]], None], sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._commit, self._sleep = commit, sleep
         self._queue: list[Item] = []
         self._lock = threading.Lock()
-        self._led = False
+        self._led = self._crowded = False
 
     def submit(self, item: Item) -> None:
         """Returns once the item has been committed, by this thread or by another one."""
@@ -44,8 +49,11 @@ class GroupCommit(Generic[Item]):
 
     def _lead(self) -> None:
         """Commit one batch and let the next thread lead: a leader's own caller waits too."""
+        if self._crowded:
+            self._sleep(LINGER_SECONDS)
         with self._lock:
             batch, self._queue = self._queue[:MOST_IN_A_BATCH], self._queue[MOST_IN_A_BATCH:]
+        self._crowded = len(batch) > 1
         try:
             self._commit(batch)
         except BaseException as bug:

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import inspect, select
+from sqlalchemy import inspect, select, text
 from sqlalchemy.engine import make_url
 
 from config import ConfigError
@@ -270,6 +270,12 @@ def test_a_row_that_cannot_be_stored_fails_alone_and_stops_nobody(ledger):
     assert set(states.values()) == {"settled"}
     assert len(states) == 9
     assert_sums_agree(ledger)
+
+
+def test_open_rows_are_found_by_their_index_and_not_by_walking_the_ledger(small):
+    with small.reader.connect() as connection:
+        plan = connection.execute(text(f"EXPLAIN QUERY PLAN {small._writer._sql.all_open}")).all()
+    assert any("ix_requests_open" in step[-1] for step in plan)
 
 
 # A disk that takes nothing for a while.
