@@ -1,4 +1,7 @@
-"""THE road of every LLM call: cache, flight, provider, bill, record, cache. Knows no Flask."""
+"""THE road of every LLM call: cache, flight, provider, bill, record, cache. Knows no Flask.
+
+Above 300 lines, because the road is written once: what it costs and what it records are steps of it.
+"""
 
 from __future__ import annotations
 

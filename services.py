@@ -227,6 +227,10 @@ def _readings(services: Services) -> Iterable[Metric]:
         "llm_cache_evictions": ("Answers that made room for others.", cache["evictions"]),
         "llm_ledger_rows": ("Rows opened, closed or both at once.", services.ledger.rows),
         "llm_ledger_commits": ("Commits that they took.", services.ledger.commits),
+        "llm_ledger_keeper_errors": (
+            "Rounds of the ledger's care that a bug ended.",
+            services.ledger.keeper_errors,
+        ),
         "llm_ledger_given_up": ("Open rows of dead processes that became unknown.", services.ledger.given_up),
         "llm_log_lines_dropped": ("Log lines lost because the queue was full.", services.writer.dropped),
         "llm_log_write_errors": ("Failed writes to log files.", services.writer.errors),

@@ -1,4 +1,7 @@
-"""Batches of rows into the database: one transaction each, with the sums and totals that they change."""
+"""Batches of rows into the database: one transaction each, with the sums and totals that they change.
+
+Above 300 lines: each statement stands beside the code that runs it, and both are read together.
+"""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ FAMILIES = {
     "llm_ledger_rows": "counter",
     "llm_ledger_commits": "counter",
     "llm_ledger_given_up": "counter",
+    "llm_ledger_keeper_errors": "counter",
     "llm_ledger_degraded": "gauge",
     "llm_log_lines_dropped": "counter",
     "llm_log_write_errors": "counter",
