@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config import ConfigError
 from tasks import Usage
 
 if TYPE_CHECKING:
@@ -213,12 +214,22 @@ def format_dollars(nano: int) -> str:
     return f"{'-' if nano < 0 else ''}{whole}.{rest:09d}"
 
 
+def price_book(prices_file: str) -> PriceBook:
+    """The price book with the own prices of the setting PRICES_FILE, if there is one. Raises ConfigError."""
+    try:
+        return PriceBook(read_prices_file(prices_file) if prices_file else ())
+    except PricesFileError as wrong:
+        raise ConfigError(f"PRICES_FILE cannot be used: {wrong}") from None
+
+
 def read_prices_file(path: str | Path) -> tuple[OwnPrice, ...]:
     """Own prices from a TOML file of [[price]] tables, in US dollars per million tokens."""
     try:
         content = tomllib.loads(Path(path).read_text("utf-8"), parse_float=Decimal)
     except OSError as error:
         raise PricesFileError(f"The prices file cannot be read, check its path: {error.strerror}.") from error
+    except RecursionError:
+        raise PricesFileError("it is nested too deeply.") from None
     except (ValueError, InvalidOperation) as error:
         raise PricesFileError(f"The prices file is not valid TOML in UTF-8: {error}.") from error
     tables = content.pop("price", [])

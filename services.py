@@ -16,7 +16,7 @@ from log_writer import LogWriter
 from lru_cache import RateLimitCache, ResponseCache
 from metrics import Metrics, PrometheusMetrics
 from pipeline import Pipeline
-from prices import PriceBook, PricesFileError, read_prices_file
+from prices import PriceBook, price_book
 from providers.anthropic import AnthropicProvider
 from providers.base import Provider, Terms
 from providers.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
@@ -105,7 +105,7 @@ def build_services(
     metrics = PrometheusMetrics(VERSION, settings.mode, known_models)
     chain = _chain(settings, providers, gate, metrics)
     counter = TokenCounter(settings.tiktoken_cache_dir)
-    prices = _prices(settings)
+    prices = price_book(settings.prices_file)
     ledger = _ledger(settings)
     tracker = _tracker(settings, writer, counter, ledger)
     pipeline = Pipeline(
@@ -166,19 +166,6 @@ def _chain(settings: Settings, providers: Sequence[Provider], gate: Gate, metric
         Link(GatedProvider(provider, gate, metrics), Guard(Breaker(provider.name))) for provider in providers
     ]
     return Chain(links, catch_all="openai" if settings.openai_base_url else "")
-
-
-def _prices(settings: Settings) -> PriceBook:
-    if not settings.prices_file:
-        return PriceBook()
-    try:
-        return PriceBook(read_prices_file(settings.prices_file))
-    except OSError as error:
-        raise ConfigError(f"PRICES_FILE cannot be read ({error.strerror}).") from None
-    except RecursionError:
-        raise ConfigError("PRICES_FILE cannot be used: it is nested too deeply.") from None
-    except PricesFileError as error:
-        raise ConfigError(f"PRICES_FILE cannot be used: {error}") from None
 
 
 def _ledger(settings: Settings) -> Ledger:

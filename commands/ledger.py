@@ -19,7 +19,7 @@ from analytics.export import COLUMNS, FORMATS, Export
 from analytics.usage import GROUP_BY, MOST_GROUPED, usage_report
 from commands.terminal import Progress, Refused, say, table
 from config import ConfigError, Settings
-from prices import PriceBook, PricesFileError, format_dollars, read_prices_file
+from prices import format_dollars, price_book
 from store import reading, upkeep
 from store.db import is_current, ledger_url, open_engine
 from store.rows import MICRO
@@ -92,7 +92,7 @@ def run_recost(settings: Settings, chosen: argparse.Namespace) -> int:
     at = None if chosen.at is None else datetime.combine(chosen.at, clock_time(12), UTC)
     shown = Progress("rows looked at")
     with opened(settings) as engine:
-        found = upkeep.recost(engine, shown, _prices(settings) if at else None, at)
+        found = upkeep.recost(engine, shown, price_book(settings.prices_file) if at else None, at)
     shown.end(found.rows)
     say(json.dumps(_findings(found, at)) if chosen.json else "\n".join(recost_lines(found, at)))
     return 0 if found.exact else FAILED
@@ -161,15 +161,6 @@ def _write(export: Export, output: Path | None) -> None:
             part.replace(output)
     except OSError as failure:
         raise Refused(f"{output} cannot be written ({failure.strerror}). Choose another --output.") from None
-
-
-def _prices(settings: Settings) -> PriceBook:
-    if not settings.prices_file:
-        return PriceBook()
-    try:
-        return PriceBook(read_prices_file(settings.prices_file))
-    except PricesFileError as wrong:
-        raise ConfigError(f"PRICES_FILE cannot be used: {wrong}") from None
 
 
 def usage_lines(report: dict[str, Any]) -> list[str]:
