@@ -71,11 +71,20 @@ class LedgerUnavailable(PlatformError):
         super().__init__(sentence, retry_after=retry_after)
 
 
+class CallerLeft(PlatformError):
+    """The caller hung up while the answer came; nobody sees this but the ledger and the logs."""
+
+    status, code = 499, "caller_left"
+    sentence = "The caller hung up before the answer was complete."
+    retryable = True  # by those who wait for the same answer
+
+
 class UpstreamFault(PlatformError):
     """One failed upstream call. What the provider said stays in `detail`, for our log only.
 
     transient: the same call may succeed later. delay: seconds the provider asked to wait. usage: what the
-    failed reply was billed for. unknown: it may have been billed without our having seen the reply.
+    failed reply was billed for. unknown: it may have been billed without our having seen the reply. begun: a part of
+    the reply went out to the caller before, so that no other attempt can take its place.
     """
 
     status, code = 502, "upstream_error"
@@ -97,6 +106,7 @@ class UpstreamFault(PlatformError):
         self.transient, self.delay = transient, delay
         self.usage, self.model, self.unknown = usage, model, unknown
         self.detail = detail
+        self.begun = False
 
     @property
     def retryable(self) -> bool:  # type: ignore[override]  # a class fact elsewhere, the provider's word here

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
 
+from chats import ToolCall
 from code_facts import CodeFacts
 from cost_tracker import CostTracker
-from errors import DeadlineExceeded, LedgerUnavailable, PlatformError
+from errors import CallerLeft, DeadlineExceeded, LedgerUnavailable, PlatformError
 from lru_cache import ResponseCache, response_key
 from metrics import Metrics
 from prices import Cost, PriceBook
@@ -26,7 +27,8 @@ from providers.gate import Gate
 from single_flight import FlightTimeout, SharedFailure, SingleFlight
 from store.ledger import Ledger
 from store.rows import Row
-from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Charge, Task, Usage
+from taps import Announced, Tap, Unfenced
+from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Charge, Task, Usage, Wording
 
 HIT, MISS, COALESCED, BYPASS, FAILED = "hit", "miss", "coalesced", "bypass", "failed"
 MEMO_SIZE = 1024
@@ -34,8 +36,8 @@ MEMO_SIZE = 1024
 NOON = clock_time(12, tzinfo=UTC)
 # A remembered answer takes its text and about this much beside it.
 KEPT_OVERHEAD_BYTES = 700
-# What providers put around a prompt: roles, separators.
-WRAPPING_TOKENS = 16
+# What providers put around each message of a prompt (roles, separators), and around tools.
+WRAPPING_TOKENS, TOOLS_TOKENS = 16, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,12 @@ class Kept:
     shown: str = ""
     code: CodeFacts = NO_CODE
     ignored: tuple[str, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def size_bytes(self) -> int:
-        return len(self.text.encode()) + len(self.shown) + KEPT_OVERHEAD_BYTES
+        calls = sum(len(call.arguments.encode()) + KEPT_OVERHEAD_BYTES for call in self.calls)
+        return len(self.text.encode()) + len(self.shown) + calls + KEPT_OVERHEAD_BYTES
 
 
 @dataclass(slots=True)
@@ -67,6 +71,8 @@ class Trip:
     # The same moment on the wall clock: hour and day of the ledger's row.
     at: float
     prompt_hash: str
+    # Who listens while the answer comes, if it was asked for as a stream.
+    tap: Tap | None = None
     opened: Row | None = None
     recorded: bool = False
 
@@ -98,10 +104,14 @@ class Pipeline:
         self._options = functools.lru_cache(MEMO_SIZE)(self._digest_options)
         self._free_bill = functools.lru_cache(MEMO_SIZE)(self._price_free)
 
-    def answer(self, ask: Ask) -> Answer:
-        """The answer and its bill. Raises a PlatformError, billed if upstream calls were."""
+    def answer(self, ask: Ask, tap: Tap | None = None) -> Answer:
+        """The answer and its bill. Raises a PlatformError, billed if upstream calls were.
+
+        A tap is told the answer as a provider writes it; one that is there already, or that another ask waits for,
+        is only returned.
+        """
         meter = Meter(self._estimate, self._bound)
-        trip = Trip(ask, self._key(ask), meter, self._timer(), self._clock(), prompt_hash(ask.text))
+        trip = Trip(ask, self._key(ask), meter, self._timer(), self._clock(), prompt_hash(ask.text), tap)
         try:
             return self._answer_or_fail(trip)
         except LedgerUnavailable as failure:
@@ -147,6 +157,8 @@ class Pipeline:
         except FlightTimeout:
             raise DeadlineExceeded() from None
         except SharedFailure as shared:
+            if isinstance(shared.cause, CallerLeft):  # that was another caller: this one is still there
+                return self._share(trip)
             raise _as_ones_own(shared) from None
         kept, answer = landing.value
         return self._free(trip, kept, COALESCED) if landing.coalesced else answer
@@ -159,7 +171,7 @@ class Pipeline:
         return self._buy(trip, MISS)
 
     def _buy(self, trip: Trip, status: str) -> tuple[Kept, Answer]:
-        reply = self._reply(trip)
+        reply = self._reply(trip, status)
         shown = self._tracker.shown(reply.text)  # once: hits are many
         kept = _kept(reply, trip.meter, shown)
         answer = self._record(trip, reply.text, self._bill(trip.meter, reply.model), status, kept=kept)
@@ -167,8 +179,9 @@ class Pipeline:
             self._cache.put(trip.key, kept)
         return kept, answer
 
-    def _reply(self, trip: Trip) -> Reply:
+    def _reply(self, trip: Trip, status: str) -> Reply:
         trip.meter.cover = functools.partial(self._cover, trip)
+        trip.meter.tap = _tap_of(trip, status)
         try:
             return self._chain.answer(trip.ask, trip.meter, self._terms)
         finally:
@@ -213,9 +226,7 @@ class Pipeline:
 
     def _bound(self, provider: str, call: Call) -> int | None:
         """What a call costs at most: no token is shorter than a byte, and its output is capped."""
-        wording = call.wording
-        given = len(f"{wording.system}{wording.text}{wording.schema or ''}".encode()) + WRAPPING_TOKENS
-        most = Billed(provider, call.model, Usage(given, call.max_tokens))
+        most = Billed(provider, call.model, Usage(_most_given(call.wording), call.max_tokens))
         cost = self._price([most], self._today())[0]
         return None if cost is None else cost.total_nano
 
@@ -264,7 +275,8 @@ class Pipeline:
             duration_ms=round((self._timer() - trip.started) * 1000, 3),
         )
         self._metrics.answered(cache_status if status == 200 else FAILED, bill)
-        return Answer(text, bill, cache_status, record.overall_nanodollars, kept.ignored if kept else ())
+        told = (kept.ignored, kept.whole, kept.calls) if kept else ()
+        return Answer(text, bill, cache_status, record.overall_nanodollars, *told)
 
     def _fail(self, trip: Trip, failure: PlatformError) -> None:
         """Record a failed ask; what its upstream calls were billed goes out with the error."""
@@ -278,7 +290,7 @@ class Pipeline:
 
     def _key(self, ask: Ask) -> str:
         options = self._options(ask.task, ask.tenant, ask.model, ask.max_tokens, ask.categories)
-        return response_key(ask.text, ask.task.value, options=options)
+        return response_key(ask.key_text, ask.task.value, options=options)
 
     def _digest_options(
         self, task: Task, tenant: str, model: str | None, max_tokens: int | None, categories: tuple[str, ...]
@@ -290,7 +302,7 @@ class Pipeline:
             tenant=tenant,
             chain=self._chain.offer,
             model=model,
-            temperature=TEMPERATURES[task],
+            temperature=TEMPERATURES.get(task),
             wording=WORDING_VERSION,
             max_tokens=max_tokens,
             categories=list(categories),
@@ -299,15 +311,29 @@ class Pipeline:
 
 def _kept(reply: Reply, meter: Meter, shown: str) -> Kept:
     charges = tuple(meter.charges)
-    return Kept(
-        reply.text, reply.provider, reply.model, charges, reply.whole, shown, reply.code, reply.ignored
-    )
+    said = (shown, reply.code, reply.ignored, reply.calls)
+    return Kept(reply.text, reply.provider, reply.model, charges, reply.whole, *said)
+
+
+def _tap_of(trip: Trip, status: str) -> Tap | None:
+    """The listener as providers' calls know it: told the text that the task promises."""
+    if trip.tap is None:
+        return None
+    tap = Announced(trip.tap, status)
+    return Unfenced(tap) if trip.ask.task is Task.CODE else tap
 
 
 def _sum(charges: Sequence[Billed]) -> Usage:
     if len(charges) == 1:
         return charges[0].usage
     return sum((call.usage for call in charges), NO_USAGE)
+
+
+def _most_given(wording: Wording) -> int:
+    """Input tokens at most: none is shorter than a byte."""
+    around = WRAPPING_TOKENS * (len(wording.chat.turns) + 1 if wording.chat else 1 + len(wording.inputs))
+    tools = TOOLS_TOKENS if wording.chat and wording.chat.tools else 0
+    return len(wording.sent.encode()) + around + tools
 
 
 def _added(priced: Sequence[Cost | None], part: str) -> int | None:

@@ -1,4 +1,4 @@
-"""The three tasks and what travels the road for them: Ask, Usage, Bill, Answer."""
+"""The tasks and what travels the road for them: Ask, Usage, Bill, Answer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+from chats import Chat, ToolCall
 
 if TYPE_CHECKING:
     from prices import Rates
@@ -19,9 +21,22 @@ class Task(StrEnum):
     TEXT = "text"
     CODE = "code"
     CLASSIFY = "classify"
+    CHAT = "chat"
+    EMBED = "embed"
 
 
+# Of a chat: what the caller says, else the model's own.
 TEMPERATURES = {Task.TEXT: 0.7, Task.CODE: 0.2, Task.CLASSIFY: 0.0}
+
+TEXT_FIELDS = {
+    Task.TEXT: "prompt",
+    Task.CODE: "prompt",
+    Task.CLASSIFY: "text",
+    Task.CHAT: "messages",
+    Task.EMBED: "input",
+}
+# What not every provider offers.
+TOOLS, EMBEDDINGS = "tools", "embeddings"
 
 # Part of every cache key: answers to an older wording must not be served for a newer one.
 WORDING_VERSION = 1
@@ -66,7 +81,8 @@ NO_USAGE = Usage(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What one caller wants. `deadline` is a reading of the monotonic clock, in seconds."""
+    """What one caller wants. `deadline` is a reading of the monotonic clock, in seconds; a stream that has begun by
+    then has `grace` seconds more. inputs: texts to embed, for that task alone."""
 
     task: Task
     text: str
@@ -80,21 +96,49 @@ class Ask:
     request_id: str = ""
     reads_cache: bool = True
     writes_cache: bool = True
+    chat: Chat | None = None
+    inputs: tuple[str, ...] = ()
+    grace: float = 0.0
 
     @property
     def text_field(self) -> str:
         """The field in which callers send the text."""
-        return "text" if self.task is Task.CLASSIFY else "prompt"
+        return TEXT_FIELDS[self.task]
+
+    @property
+    def key_text(self) -> str:
+        """What two asks must have in common to share an answer, beside their options."""
+        if self.chat is not None:
+            return self.chat.canonical()
+        return json.dumps(self.inputs) if self.inputs else self.text
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What its provider must offer beside answers in text."""
+        if self.task is Task.EMBED:
+            return frozenset({EMBEDDINGS})
+        return frozenset({TOOLS}) if self.chat is not None and self.chat.tools else frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How an ask is put to a model. `schema` is the JSON schema of the reply, if it has one."""
+    """How an ask is put to a model. `schema` is the JSON schema of the reply, if it has one.
+
+    A chat stands in `chat` as a whole; of texts to embed there may be several.
+    """
 
     system: str
     text: str
-    temperature: float
+    temperature: float | None
     schema: dict[str, Any] | None = None
+    chat: Chat | None = None
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def sent(self) -> str:
+        """All that the provider reads, and may count."""
+        beside = str(self.schema or "") + (self.chat.schema + self.chat.tools if self.chat else "")
+        return self.system + self.text + beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +189,9 @@ class Answer:
     overall_nano: int = field(default=0)
     # Parameters that were asked for and that the model does not take.
     ignored: tuple[str, ...] = ()
+    # False where the output limit cut the text.
+    whole: bool = True
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def cached(self) -> bool:
@@ -153,6 +200,10 @@ class Answer:
 
 def word(ask: Ask, repair: bool = False) -> Wording:
     """The system prompt, text, temperature and reply schema of an ask."""
+    if ask.chat is not None:
+        return Wording(ask.chat.system, ask.text, ask.chat.temperature, chat=ask.chat)
+    if ask.task is Task.EMBED:
+        return Wording("", ask.text, None, inputs=ask.inputs)
     temperature = TEMPERATURES[ask.task]
     if ask.task is Task.CODE:
         return Wording(CODE_WORDING, ask.text, temperature)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, cast
 
+from chats import ToolCall
 from code_facts import CodeFacts, code_facts
-from errors import InvalidReply, ModelGone, ModelUnknown, PlatformError, PromptTooLong, UpstreamFault
+from errors import (
+    CallerLeft,
+    InvalidReply,
+    ModelGone,
+    ModelUnknown,
+    PlatformError,
+    PromptTooLong,
+    UpstreamFault,
+)
 from providers.retry import Guard, RetryPolicy
+from taps import Beginning, Tap
 from tasks import Ask, Task, Usage, Wording, read_reply, word
 
 # Of every answer that is no code.
@@ -19,19 +29,22 @@ NO_CODE = CodeFacts("", 0)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One upstream call. `seconds` is all the time it may take, from connecting to the last byte."""
+    """One upstream call. `seconds` is all the time it may take, from connecting to the last byte; a stream has
+    `grace` seconds more once its first piece is there."""
 
     model: str
     wording: Wording
     max_tokens: int
     seconds: float
+    grace: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """One good reply. `usage` is None where the provider gave no counts; `whole` is False for a cut text.
 
-    ignored: parameters that were asked for and that the model does not take. provider: noted by the meter.
+    ignored: parameters that were asked for and that the model does not take. provider: noted by the meter. calls:
+    tools of the caller's that the model wants to be called; then the text may be empty.
     """
 
     text: str
@@ -40,6 +53,18 @@ class Reply:
     whole: bool = True
     code: CodeFacts = NO_CODE
     provider: str = ""
+    ignored: tuple[str, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a reply as it comes; the text is never empty. usage: all that was counted so far, if the provider
+    says it on the way; its `estimated` means that the output may be more by now. model: what serves it."""
+
+    text: str
+    model: str = ""
+    usage: Usage | None = None
     ignored: tuple[str, ...] = ()
 
 
@@ -56,9 +81,10 @@ _NOT_PLAIN = re.compile(r"[^\x21-\x7e]")
 
 
 class Provider(Protocol):
-    """One LLM service behind one adapter."""
+    """One LLM service behind one adapter. offers: which of TOOLS and EMBEDDINGS it has."""
 
     name: str
+    offers: frozenset[str]
 
     def models(self, requested: str | None) -> Sequence[str]:
         """Model ids to try in order; raises ModelUnknown where the caller named one that cannot be."""
@@ -66,6 +92,13 @@ class Provider(Protocol):
 
     def call(self, call: Call) -> Reply:
         """Make one attempt. Raises an UpstreamFault, whatever went wrong."""
+        ...
+
+    def stream(self, call: Call) -> Generator[Piece, None, Reply]:
+        """The same attempt, piece by piece; the reply that it returns has their texts, joined.
+
+        Closing it hangs up. Where it fails after a piece, the fault has the usage if the provider told it.
+        """
         ...
 
     def retired(self, model: str) -> None:
@@ -85,9 +118,43 @@ def no_cover(_: str, __: Call, ___: int | None) -> None:
     """Where no ledger has to know before a call."""
 
 
+class Heard:
+    """What came of one call's reply so far, for its bill."""
+
+    def __init__(self, call: Call, estimate: Callable[[str], int]) -> None:
+        self._call, self._estimate = call, estimate
+        self.texts: list[str] = []
+        self.model = ""
+        self._counted: Usage | None = None
+
+    def note(self, piece: Piece) -> None:
+        self.texts.append(piece.text)
+        self.model = plain_name(piece.model or self._call.model)
+        self._counted = piece.usage or self._counted
+
+    @property
+    def usage(self) -> Usage:
+        """What the provider counted of the part that came, else an estimate of it."""
+        told, guess = self._counted, self.estimated("".join(self.texts))
+        if told is None:
+            return guess
+        more = max(told.output_tokens, guess.output_tokens)
+        return replace(told, output_tokens=more) if told.estimated else told
+
+    def estimated(self, text: str) -> Usage:
+        return Usage(self._estimate(self._call.wording.sent), self._estimate(text), estimated=True)
+
+    def completed(self, fault: UpstreamFault) -> UpstreamFault:
+        """A fault after the first piece is billed as far as the reply came, and nobody may try again."""
+        if self.texts:
+            fault.begun, fault.unknown = True, False
+            fault.usage, fault.model = fault.usage or self.usage, fault.model or self.model
+        return fault
+
+
 @dataclass(slots=True)
 class Meter:
-    """What one ask has used upstream so far, failed and repeated calls included.
+    """What one ask has used upstream so far, failed and repeated calls included. With a tap the calls are streams.
 
     bound: what a call to that provider costs at most, in nano-dollars; None where its model has no price. cover:
     told before a call what this one and all earlier calls that may be billed come to at most, wherever that is more
@@ -98,6 +165,7 @@ class Meter:
     bound: Callable[[str, Call], int | None] = _no_bound
     cover: Callable[[str, Call, int | None], None] = no_cover
     charges: list[Billed] = field(default_factory=list)
+    tap: Tap | None = None
     provider: str = ""
     attempts: int = 0
     unknown_attempts: int = 0
@@ -107,11 +175,14 @@ class Meter:
 
     def run(self, provider: Provider, call: Call) -> Reply:
         """One counted attempt; whatever the provider bills for it is noted before anything else happens."""
-        bound = self._hold(provider.name, call)
+        bound, heard = self._hold(provider.name, call), Heard(call, self.estimate)
         try:
-            reply = provider.call(call)
+            reply = self._listen(provider, call, heard, self.tap) if self.tap else provider.call(call)
         except UpstreamFault as fault:
-            self._note_failed(provider.name, fault, bound)
+            self._note_failed(provider.name, heard.completed(fault), bound)
+            raise
+        except CallerLeft:
+            self._note(provider.name, heard.model, heard.usage)
             raise
         except PlatformError:  # refused before the call was made
             self._held_nano -= bound
@@ -122,8 +193,24 @@ class Meter:
             raise
         model, text = plain_name(reply.model), whole_characters(reply.text)
         reply = replace(reply, text=text, model=model, provider=provider.name)
-        self._note(provider.name, reply.model, reply.usage or self._estimated(call, reply))
+        self._note(provider.name, reply.model, reply.usage or heard.estimated(reply.text))
         return reply
+
+    def _listen(self, provider: Provider, call: Call, heard: Heard, tap: Tap) -> Reply:
+        """The reply, its pieces passed on as they come."""
+        pieces = provider.stream(call)
+        try:
+            while True:
+                piece = next(pieces)
+                heard.note(piece)
+                if len(heard.texts) == 1:
+                    tap.begin(Beginning(provider.name, heard.model, self.attempts + 1, ignored=piece.ignored))
+                tap.say(whole_characters(piece.text))
+        except StopIteration as end:
+            tap.end()
+            return cast(Reply, end.value)
+        finally:
+            pieces.close()
 
     def _note(self, provider: str, model: str, usage: Usage | None) -> None:
         self.attempts += 1
@@ -149,10 +236,6 @@ class Meter:
     def _note_lost(self, bound: int) -> None:
         self.unknown_attempts += 1
         self.unknown_nano += bound
-
-    def _estimated(self, call: Call, reply: Reply) -> Usage:
-        asked = self.estimate(call.wording.system) + self.estimate(call.wording.text)
-        return Usage(asked, self.estimate(reply.text), estimated=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +288,9 @@ def _reply_from(
     max_tokens = terms.output_tokens(ask)
     gone: ModelGone | None = None
     for model in provider.models(ask.model):
-        attempt = functools.partial(_attempt, provider, meter, model, wording, max_tokens)
+        attempt = functools.partial(
+            _attempt, provider, meter, Call(model, wording, max_tokens, 0.0, ask.grace)
+        )
         try:
             return terms.policy.run(attempt, ask.deadline, guard)
         except ModelGone as fault:
@@ -219,7 +304,5 @@ def _reply_from(
     raise gone or ModelGone()
 
 
-def _attempt(
-    provider: Provider, meter: Meter, model: str, wording: Wording, max_tokens: int, seconds: float
-) -> Reply:
-    return meter.run(provider, Call(model, wording, max_tokens, seconds))
+def _attempt(provider: Provider, meter: Meter, call: Call, seconds: float) -> Reply:
+    return meter.run(provider, replace(call, seconds=seconds))

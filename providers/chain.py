@@ -6,11 +6,12 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from errors import (
     DeadlineExceeded,
+    InvalidInput,
     KeyRefused,
     ModelGone,
     ModelUnknown,
@@ -21,7 +22,7 @@ from errors import (
 from providers.base import Meter, Reply, Terms, answer_from
 from providers.gate import GatedProvider
 from providers.retry import Guard
-from tasks import Ask
+from tasks import TOOLS, Ask
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Chain:
 
     def answer(self, ask: Ask, meter: Meter, terms: Terms) -> Reply:
         """The first good reply. Raises what is no other provider's business at once, else the last one's fault."""
-        links, model = self._route(ask.model)
+        links, model = self._able(ask)
         faults: list[UpstreamFault] = []
         for place, link in enumerate(links):
             later = links[place + 1 :]
@@ -103,7 +104,7 @@ class Chain:
             deadline = now + (ask.deadline - now) * SHARE
         elif model == ask.model:
             return ask
-        return replace(ask, model=model, deadline=deadline)
+        return replace(ask, model=model, deadline=deadline, grace=ask.deadline - deadline)
 
     def _goes_on(self, fault: UpstreamFault, link: Link, later: Sequence[Link]) -> bool:
         if isinstance(fault, KeyRefused):
@@ -120,6 +121,14 @@ class Chain:
             log.warning("%s failed (%s), %s is next", link.name, fault.detail or fault.code, following.name)
 
     # Which provider has a model.
+
+    def _able(self, ask: Ask) -> tuple[Sequence[Link], str | None]:
+        """Who may answer and has what the ask needs."""
+        links, model = self._route(ask.model)
+        able = tuple(link for link in links if ask.needs <= link.provider.offers)
+        if not able:
+            raise _refusal(ask.needs, links)
+        return able, model
 
     def _route(self, requested: str | None) -> tuple[Sequence[Link], str | None]:
         """Who may answer, and the model's name as they know it. A model that was named has one provider."""
@@ -147,8 +156,22 @@ class Chain:
         )
 
 
+def _refusal(needs: Set[str], links: Sequence[Link]) -> InvalidInput:
+    missing = ", ".join(sorted(needs))
+    tried = ", ".join(link.name for link in links)
+    return InvalidInput(
+        f"No provider that could answer ({tried}) offers {missing}. Leave it out, or name another model.",
+        field="tools" if TOOLS in needs else "model",
+    )
+
+
 def is_worth_the_next(fault: UpstreamFault) -> bool:
-    """Whether another provider may do better; never where the ask itself is at fault, or its content."""
+    """Whether another provider may do better; never where the ask itself is at fault, or its content.
+
+    Once a part of the reply went out, nobody may do better.
+    """
+    if fault.begun:
+        return False
     elsewhere = (UpstreamQuotaExhausted, KeyRefused, ModelGone, TurnedAway, DeadlineExceeded)
     return fault.transient or isinstance(fault, elsewhere)
 

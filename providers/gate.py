@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from errors import ModelGone, Overloaded, UpstreamFault
 from metrics import Metrics
-from providers.base import Call, Provider, Reply
+from providers.base import Call, Piece, Provider, Reply
 
 # A refused content, an empty answer or a model that it does not have: the service is at work.
-AT_WORK = frozenset({"ok", "content_blocked", "upstream_empty", "invalid_input", "model_gone"})
+AT_WORK = frozenset({"ok", "content_blocked", "upstream_empty", "invalid_input", "model_gone", "caller_left"})
 
 
 class Gate:
@@ -66,25 +66,35 @@ class GatedProvider:
     ) -> None:
         self.name = provider.name
         self.models, self.retired, self.warm = provider.models, provider.retired, provider.warm
+        self.offers = provider.offers
         self._provider, self._gate, self._metrics, self._timer = provider, gate, metrics, timer
         self.failures_in_a_row = 0
 
     def call(self, call: Call) -> Reply:
-        with self._gate.call(call.seconds) as seconds:
-            began, outcome = self._timer(), "bug"
-            try:
-                reply = self._provider.call(replace(call, seconds=seconds))
-                outcome = "ok"
-            except ModelGone:
-                outcome = "model_gone"
-                raise
-            except UpstreamFault as fault:
-                outcome = fault.code
-                raise
-            else:
-                return reply
-            finally:
-                self._note(call.model, outcome, self._timer() - began)
+        with self._gate.call(call.seconds) as seconds, self._noted(call.model):
+            return self._provider.call(replace(call, seconds=seconds))
+
+    def stream(self, call: Call) -> Generator[Piece, None, Reply]:
+        with self._gate.call(call.seconds) as seconds, self._noted(call.model):
+            return (yield from self._provider.stream(replace(call, seconds=seconds)))
+
+    @contextmanager
+    def _noted(self, model: str) -> Iterator[None]:
+        began, outcome = self._timer(), "bug"
+        try:
+            yield
+            outcome = "ok"
+        except ModelGone:
+            outcome = "model_gone"
+            raise
+        except UpstreamFault as fault:
+            outcome = fault.code
+            raise
+        except GeneratorExit:
+            outcome = "caller_left"
+            raise
+        finally:
+            self._note(model, outcome, self._timer() - began)
 
     def _note(self, model: str, outcome: str, seconds: float) -> None:
         self._metrics.upstream(self.name, model, outcome, seconds)

@@ -24,7 +24,7 @@ LEAST_SECONDS = 0.05
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed later; adapters decide it by status and code, never by text."""
-    return isinstance(error, UpstreamFault) and error.transient
+    return isinstance(error, UpstreamFault) and error.transient and not error.begun
 
 
 class WaitAsTold(wait_base):

@@ -7,10 +7,10 @@ import json
 import keyword
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from errors import ModelUnknown
-from providers.base import Call, Reply
+from providers.base import Call, Piece, Reply
 from tasks import CODE_WORDING, Wording
 
 MODEL = "sandbox-1"
@@ -70,6 +70,7 @@ class SandboxProvider:
     """Answers every task from the ask alone."""
 
     name = "sandbox"
+    offers: frozenset[str] = frozenset()
 
     def models(self, requested: str | None) -> Sequence[str]:
         if requested not in (None, MODEL):
@@ -81,6 +82,12 @@ class SandboxProvider:
 
     def call(self, call: Call) -> Reply:
         return Reply(_answer(call.wording), None, MODEL)
+
+    def stream(self, call: Call) -> Generator[Piece, None, Reply]:
+        text = _answer(call.wording)
+        for word in re.findall(r"\s*\S+|\s+\Z", text):
+            yield Piece(word, MODEL)
+        return Reply(text, None, MODEL)
 
     def retired(self, model: str) -> None:
         """The sandbox keeps its model."""

@@ -1,0 +1,76 @@
+"""An answer as it comes: the road runs on a thread of its own, so that the reader is told of every silence."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from errors import CallerLeft
+from taps import Beginning, Tap
+from tasks import Answer
+
+Road = Callable[[Tap], Answer]
+
+
+class Stream:
+    """One answer on its way, made by `road` in the pool.
+
+    Whoever reads may stop at any time, or never start: the road sees it at the next piece, and settles its bill
+    whatever happens.
+    """
+
+    def __init__(self, road: Road, pool: ThreadPoolExecutor) -> None:
+        self._news: queue.SimpleQueue[Beginning | str | None] = queue.SimpleQueue()
+        self._left = threading.Event()
+        self._answer: Future[Answer] = pool.submit(road, self)
+        self._answer.add_done_callback(lambda _: self._news.put(None))
+
+    # The road's side: a Tap.
+
+    def begin(self, beginning: Beginning) -> None:
+        self._tell(beginning)
+
+    def say(self, text: str) -> None:
+        self._tell(text)
+
+    def end(self) -> None:
+        """The reader sees the end when the bill is settled."""
+
+    def _tell(self, news: Beginning | str) -> None:
+        if self._left.is_set():
+            raise CallerLeft()
+        self._news.put(news)
+
+    # The reader's side.
+
+    def start(self) -> Beginning | Answer:
+        """Wait for the first piece, or for an answer that is whole at once. Raises what the road raised before."""
+        first = self._news.get()
+        if isinstance(first, Beginning):
+            return first
+        return self._answer.result()
+
+    def pieces(self, patience: float) -> Iterator[str]:
+        """The texts after the beginning; an empty one whenever nothing came for `patience` seconds."""
+        while True:
+            try:
+                news = self._news.get(timeout=patience)
+            except queue.Empty:
+                news = ""
+            if not isinstance(news, str):
+                return
+            yield news
+
+    def answer(self) -> Answer:
+        """The answer with its bill, once the pieces have ended. Raises what the road raised."""
+        return self._answer.result()
+
+    def leave(self) -> None:
+        """Nobody reads any more."""
+        self._left.set()
+
+    def when_over(self, tell: Callable[[Future[Answer]], None]) -> None:
+        """Tell once the road has ended, from its thread, or at once if it has."""
+        self._answer.add_done_callback(tell)
