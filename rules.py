@@ -75,3 +75,12 @@ def token_limit(value: Any, highest: int) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= highest:
         raise InvalidInput(f"`max_tokens` must be a whole number from 1 to {highest}.", field="max_tokens")
     return value
+
+
+def switch(value: Any, field: str) -> bool:
+    """True or false; false if it is left out."""
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise InvalidInput(f"`{field}` must be true or false.", field=field)
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +67,7 @@ class Services:
     writer: LogWriter
     logger: RequestLogger
     metrics: Metrics
+    streams: ThreadPoolExecutor
     load: Load = field(default_factory=Load)
 
     def checks(self) -> dict[str, str]:
@@ -85,6 +87,7 @@ class Services:
         self.chain.warm()
 
     def close(self) -> None:
+        self.streams.shutdown()  # those whose readers have left still have a bill to settle
         self.ledger.stop()
         self.logger.close()
         self.writer.close()
@@ -135,6 +138,8 @@ def build_services(
         writer,
         logger,
         metrics,
+        # A road may outlive its reader, and with it the thread that served the request.
+        ThreadPoolExecutor(2 * settings.threads, "stream"),
     )
     metrics.read_from(functools.partial(_readings, services))
     return services

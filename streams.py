@@ -63,8 +63,12 @@ class Stream:
                 return
             yield news
 
+    def failure(self) -> BaseException | None:
+        """What the road raised after the pieces, if it did."""
+        return self._answer.exception()
+
     def answer(self) -> Answer:
-        """The answer with its bill, once the pieces have ended. Raises what the road raised."""
+        """The answer with its bill, once the pieces have ended well."""
         return self._answer.result()
 
     def leave(self) -> None:

@@ -6,14 +6,17 @@ import functools
 import random
 import re
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from flask import Flask, Request, Response, g
 
 from api.limiting import Limits, RateLimited, build_limits, caller_of
 from api.replies import JSON
+from api.sse import shown
 from api.visit import VISIT, Visit, current_request, current_visit
-from errors import Blocked, Overloaded, UnknownHost
+from errors import Blocked, Overloaded, PlatformError, UnknownHost
 from security.familiar import Familiar, envelope_of
 from services import Services
 from tasks import Answer
@@ -93,18 +96,39 @@ class Hooks:
         return response
 
     def _account(self, visit: Visit, status: int) -> None:
-        answer, asked, house = visit.answer, current_request(), self._house
+        visit.ended = True
+        asked = current_request()
+        route = asked.url_rule.rule if asked.url_rule else "<unmatched>"
+        method = asked.method if asked.method in METHODS else "OTHER"
+        note = functools.partial(self._note, visit, method, route)
+        if visit.stream is None:
+            note(self._house.logger.log_request_end, status)
+        else:
+            end = self._house.logger.defer_request_end()
+            visit.stream.when_over(lambda over: note(end, self._outcome(visit, over)))
+
+    def _outcome(self, visit: Visit, over: Future[Answer]) -> int:
+        """What became of a stream, as a status; the 200 went out before."""
+        failure = over.exception()
+        if failure is None:
+            visit.answer = over.result()
+            return 200
+        if not isinstance(failure, PlatformError):
+            self._house.logger.log_error(failure, request_id=visit.request_id)
+        told = shown(failure)
+        visit.error_code = told.code
+        return told.status
+
+    def _note(self, visit: Visit, method: str, route: str, end: Callable[..., None], status: int) -> None:
+        answer, house = visit.answer, self._house
         texts = house.settings.prompt_log != "off"
-        house.logger.log_request_end(
+        end(
             (answer.text if texts else None) if answer else {"code": visit.error_code},
             status,
             cached=bool(answer and answer.cached),
             cost_info=_cost_info(answer) if answer else None,
             prompt=visit.prompt if texts else None,
         )
-        visit.ended = True
-        route = asked.url_rule.rule if asked.url_rule else "<unmatched>"
-        method = asked.method if asked.method in METHODS else "OTHER"
         house.metrics.request(method, route, status, time.monotonic() - visit.started)
         if visit.error_code == RateLimited.code:
             house.metrics.limited(route)

@@ -40,13 +40,19 @@ def render_answer(field: str, answer: Answer) -> Response:
     """200 with the answer in `field`, and its bill in the headers."""
     visit = current_visit()
     visit.answer = answer
-    visit.headers += bill_headers(answer.bill, answer.overall_nano)
-    visit.headers.append(("X-Cached", "true" if answer.cached else "false"))
-    visit.headers.append(("X-Cache-Status", answer.cache_status))
-    visit.headers.append(("X-Upstream-Attempts", str(answer.bill.attempts)))
-    if answer.ignored:
-        visit.headers.append(("X-Params-Ignored", ", ".join(answer.ignored)))
+    visit.headers += answer_headers(answer)
     return json_reply({field: answer.text})
+
+
+def answer_headers(answer: Answer) -> list[tuple[str, str]]:
+    """All that the headers of a whole answer say."""
+    headers = [
+        *bill_headers(answer.bill, answer.overall_nano),
+        ("X-Cached", "true" if answer.cached else "false"),
+        ("X-Cache-Status", answer.cache_status),
+        ("X-Upstream-Attempts", str(answer.bill.attempts)),
+    ]
+    return [*headers, ("X-Params-Ignored", ", ".join(answer.ignored))] if answer.ignored else headers
 
 
 def bill_headers(bill: Bill, overall_nano: int) -> list[tuple[str, str]]:
@@ -71,6 +77,26 @@ def bill_headers(bill: Bill, overall_nano: int) -> list[tuple[str, str]]:
 
 def _money(nano: int | None) -> str:
     return "unknown" if nano is None else format_dollars(nano)
+
+
+def bill_json(bill: Bill, overall_nano: int) -> dict[str, Any]:
+    """The same bill for a body: dollars of nine decimals as text, null where a model has no price."""
+    costs = {
+        "input": bill.input_nano,
+        "output": bill.output_nano,
+        "total": bill.total_nano,
+        "overall": overall_nano,
+        "saved": bill.saved_nano,
+    }
+    usage = bill.usage
+    tokens = {"input": usage.input_tokens, "output": usage.output_tokens, "estimated": usage.estimated}
+    return {
+        "cost": {name: None if nano is None else format_dollars(nano) for name, nano in costs.items()},
+        "tokens": tokens,
+        "provider": bill.provider,
+        "model": bill.model,
+        "attempts": bill.attempts,
+    }
 
 
 def render_failure(failure: PlatformError) -> Response:
@@ -124,11 +150,20 @@ def render_bug() -> Response:
     return _error(PlatformError.status, PlatformError.code, PlatformError.sentence)
 
 
+def failure_json(failure: PlatformError, request_id: str) -> dict[str, Any]:
+    """The body of an error of our own."""
+    return _error_json(str(failure), failure.code, request_id, failure.field)
+
+
+def _error_json(sentence: str, code: str, request_id: str, field: str | None) -> dict[str, Any]:
+    body = {"error": sentence, "code": code, "request_id": request_id}
+    return body if field is None else body | {"field": field}
+
+
 def _error(status: int, code: str, sentence: str, field: str | None = None) -> Response:
     visit = current_visit()
     visit.error_code = code
-    body = {"error": sentence, "code": code, "request_id": visit.request_id}
-    return json_reply(body if field is None else body | {"field": field}, status)
+    return json_reply(_error_json(sentence, code, visit.request_id, field), status)
 
 
 def json_reply(body: dict[str, Any], status: int = 200) -> Response:

@@ -20,17 +20,17 @@ GENERATE_FIELDS = frozenset({"prompt", "model", "max_tokens", "stream"})
 CLASSIFY_FIELDS = frozenset({"text", "categories", "model"})
 
 
-def read_generate(task: Task, settings: Settings) -> Ask:
-    """The Ask of one of the two generate routes."""
+def read_generate(task: Task, settings: Settings) -> tuple[Ask, bool]:
+    """The Ask of one of the two generate routes, and whether its answer is to come as a stream."""
     body = read_body(GENERATE_FIELDS)
-    _refuse_stream(body.get("stream", False))
-    return _ask(
+    ask = _ask(
         task,
         rules.text_field(body.get("prompt"), "prompt", settings.max_prompt_chars),
         settings,
         model=rules.model_name(body.get("model")),
         max_tokens=rules.token_limit(body.get("max_tokens"), settings.max_output_tokens),
     )
+    return ask, rules.switch(body.get("stream"), "stream")
 
 
 def read_classify(settings: Settings) -> Ask:
@@ -65,11 +65,6 @@ def _ask(task: Task, text: str, settings: Settings, **options: Any) -> Ask:
 def _cache_directives(asked: Request) -> set[str]:
     header = asked.environ.get("HTTP_CACHE_CONTROL")
     return {part.strip().lower() for part in header.split(",")} if header else set()
-
-
-def _refuse_stream(stream: Any) -> None:
-    if stream is not False:
-        raise InvalidInput("`stream` must be false: answers come whole in this version.", field="stream")
 
 
 def read_body(known: Iterable[str]) -> dict[str, Any]:

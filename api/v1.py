@@ -12,6 +12,7 @@ from api import schemas
 from api.house import services
 from api.replies import render_answer
 from api.reports import reports
+from api.sse import TaskVoice, stream_answer
 from config import VERSION
 from rules import MODEL_NAME
 from tasks import Task
@@ -39,7 +40,9 @@ prompt = generate.model(
             pattern=MODEL, description="a model id; the platform's own choice if left out"
         ),
         "max_tokens": fields.Integer(min=1, description="at most so many output tokens"),
-        "stream": fields.Boolean(enum=[False], default=False, description="answers come whole"),
+        "stream": fields.Boolean(
+            default=False, description="true: the answer comes as server-sent events, the bill last"
+        ),
     },
     strict=True,
 )
@@ -94,15 +97,21 @@ def documented(namespace: Namespace, body: Any, reply: Any) -> Callable[[View], 
     return decorate
 
 
+def generated(task: Task, field: str) -> Response:
+    """The answer in `field`, whole or as it comes."""
+    house = services()
+    ask, streamed = schemas.read_generate(task, house.settings)
+    if streamed:
+        return stream_answer(house, ask, TaskVoice(field, ask.request_id))
+    return render_answer(field, house.pipeline.answer(ask))
+
+
 @generate.route("/text")
 class GenerateText(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
     @documented(generate, prompt, generated_text)
     def post(self) -> Response:
         """Answer a prompt with text."""
-        house = services()
-        return render_answer(
-            "generated_text", house.pipeline.answer(schemas.read_generate(Task.TEXT, house.settings))
-        )
+        return generated(Task.TEXT, "generated_text")
 
 
 @generate.route("/code")
@@ -110,10 +119,7 @@ class GenerateCode(Resource):  # type: ignore[misc]  # Flask-RESTX ships no type
     @documented(generate, prompt, generated_code)
     def post(self) -> Response:
         """Answer a prompt with code."""
-        house = services()
-        return render_answer(
-            "generated_code", house.pipeline.answer(schemas.read_generate(Task.CODE, house.settings))
-        )
+        return generated(Task.CODE, "generated_code")
 
 
 @classify.route("/text")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from api.limiting import Allowance
+    from streams import Stream
 
 
 VISIT = "llm_platform.visit"
@@ -29,6 +30,8 @@ class Visit:
     request_id: str
     started: float
     answer: Answer | None = None
+    # An answer that is still on its way when the reply begins.
+    stream: Stream | None = None
     prompt: str | None = None
     error_code: str | None = None
     allowance: Allowance | None = None
