@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
 from waitress.task import WSGITask
 
@@ -29,6 +29,9 @@ CUT_OFF = 1
 MAX_WIRE_BODY_BYTES = 2 * 1024 * 1024
 # A connection that was used so lately may be about to send its request.
 QUIET_SECONDS = 0.5
+
+# A reader that stops holds a thread for so many seconds, and in the long run it must read so many bytes a second.
+SLOW_READER_SECONDS, SLOW_READER_RATE = 30.0, 16 * 1024
 
 log = logging.getLogger("llm_platform")
 
@@ -157,14 +160,23 @@ Swagger: {base}/swagger/   Health: {base}/api/v1/health   Stop: Ctrl-C
 
 
 def speak_for_the_house(server: BaseWSGIServer, load: Load) -> None:
-    """Teach waitress two things about replies.
+    """Teach waitress three things about replies.
 
-    While draining each connection ends with its reply, or a busy client would keep the process for ever. And
-    the headers of a visit are written as they are: waitress would check, spell and sort twenty of them one by
-    one, a tenth of a cached hit.
+    While draining each connection ends with its reply, or a busy client would keep the process for ever. The
+    headers of a visit are written as they are: waitress would check, spell and sort twenty of them one by one, a
+    tenth of a cached hit. And a thread does not wait for ever until a slow reader has made room for more.
     """
 
     class Task(WSGITask):  # type: ignore[misc]  # waitress ships no types
+        patience = SLOW_READER_SECONDS
+
+        def write(self, data: bytes) -> None:
+            channel = self.channel
+            if channel.total_outbufs_len > channel.adj.outbuf_high_watermark:
+                self.patience -= wait_for_reader(channel, self.patience)
+            self.patience += len(data) / SLOW_READER_RATE
+            super().write(data)
+
         def get_environment(self) -> dict[str, Any]:
             environ: dict[str, Any] = super().get_environment()
             environ[WRITTEN_BY_SERVER] = True
@@ -189,6 +201,20 @@ def speak_for_the_house(server: BaseWSGIServer, load: Load) -> None:
                 return False
 
     server.channel_class = Channel
+
+
+def wait_for_reader(channel: HTTPChannel, patience: float) -> float:
+    """The seconds until the reader had made room. Raises ClientDisconnected where it did not in time."""
+    began = time.monotonic()
+    channel.server.pull_trigger()
+    with channel.outbuf_lock:
+        made_room = channel.outbuf_lock.wait_for(
+            lambda: not channel.connected or channel.total_outbufs_len <= channel.adj.outbuf_high_watermark,
+            patience,
+        )
+    if not made_room:
+        raise ClientDisconnected
+    return time.monotonic() - began
 
 
 def drain_on_signals(server: BaseWSGIServer, load: Load, drain_seconds: float) -> None:
