@@ -6,17 +6,16 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import rules
 from config import Settings, load_settings
 from cost_tracker import TokenCounter
-from providers.base import Call, Meter, Provider, Reply, Terms, answer_from
+from providers.adapter import Adapter, Reader, Sent
+from providers.base import Call, Meter, Provider, Terms, answer_from
 from providers.gemini_faults import client_failures, fault_of
-from providers.gemini_replies import SERVED_BY, read_message, read_usage
-from providers.line import Line, messages
-from providers.reply_facts import read_body, served_model, with_usage
+from providers.gemini_replies import billed, fold, read_message
+from providers.line import left_out
 from providers.retry import RetryPolicy
 from providers.sandbox import SandboxProvider
 from tasks import Ask, Task
@@ -34,10 +33,11 @@ FIXED_SAMPLING = frozenset({"gemini-3.5-flash-lite", "gemini-3.6-flash"})
 # The client counts whole milliseconds, and takes zero of them for no limit.
 LEAST_TIMEOUT = 0.001
 RETIRED_SECONDS = 300.0
+READER = Reader(read_message, billed, fold, client_failures, fault_of)
 
 
-class GeminiProvider:
-    """Google's Gemini models. One shared client, built on first use; one attempt per call."""
+class GeminiProvider(Adapter["ChatGoogleGenerativeAI"]):
+    """Google's Gemini models."""
 
     name = "gemini"
 
@@ -51,10 +51,9 @@ class GeminiProvider:
         connections: int = 64,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(model, READER, connections, timer)
         self._api_key, self._base_url = api_key, base_url or GOOGLE
         self._chosen = tuple(dict.fromkeys((model, *fallback_models)))
-        self._timer = timer
-        self._line = Line(self._connect, connections)
         self._retired: dict[str, float] = {}
 
     @classmethod
@@ -79,23 +78,11 @@ class GeminiProvider:
             log.warning("gemini no longer has the model %s; trying the next of GEMINI_FALLBACK_MODELS", model)
             self._retired[model] = self._timer() + RETIRED_SECONDS
 
-    def call(self, call: Call) -> Reply:
+    def _client(self, model: str) -> tuple[ChatGoogleGenerativeAI, BoundedTransport]:
         client, transport = self._line.open()
-        if call.model != client.model:
-            client = client.model_copy(update={"model": call.model})  # 22 us, and the same connections
-        try:
-            message = client.invoke(messages(call), **_options(call))
-            reply = read_message(message, read_body(transport.last_body()), call.model)
-            return replace(reply, ignored=("temperature",)) if call.model in FIXED_SAMPLING else reply
-        except client_failures() as error:
-            raw = read_body(transport.last_body())
-            model = served_model(raw, SERVED_BY, call.model)
-            raise with_usage(fault_of(error), read_usage(raw), model) from error
-        finally:
-            transport.forget_body()
-
-    def warm(self) -> None:
-        self._line.open()
+        if model != client.model:
+            client = client.model_copy(update={"model": model})  # 22 us, and the same connections
+        return client, transport
 
     def _connect(self, transport: BoundedTransport) -> ChatGoogleGenerativeAI:
         from langchain_google_genai import ChatGoogleGenerativeAI  # 2 s: on first use, not on import
@@ -109,17 +96,16 @@ class GeminiProvider:
             client_args={"transport": transport, "trust_env": False, "follow_redirects": False},
         )
 
-
-def _options(call: Call) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "max_output_tokens": call.max_tokens,
-        "timeout": max(call.seconds, LEAST_TIMEOUT),
-    }
-    if call.model not in FIXED_SAMPLING:
-        options["temperature"] = call.wording.temperature
-    if call.wording.schema is not None:
-        options |= {"response_mime_type": "application/json", "response_json_schema": call.wording.schema}
-    return options
+    def _sent(self, call: Call) -> Sent:
+        options: dict[str, Any] = {
+            "max_output_tokens": call.max_tokens,
+            "timeout": max(call.seconds, LEAST_TIMEOUT),
+        }
+        if call.model not in FIXED_SAMPLING:
+            options["temperature"] = call.wording.temperature
+        if call.wording.schema is not None:
+            options |= {"response_mime_type": "application/json", "response_json_schema": call.wording.schema}
+        return Sent(options, left_out(call, temperature="temperature" in options))
 
 
 # The doors for Python callers; they use the same provider, wording and policy as the HTTP routes.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Container
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from errors import (
     KeyRefused,
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 
 # Two requests of one account got into each other's way.
 CONFLICT = 409
+# An error inside of a stream comes with status 200, and has the one of its type.
+STATUS_OF = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
 SPENT = frozenset({"enforced_spend_limit_reached", "contract_spend_limit_reached"})
 
 
@@ -51,10 +64,13 @@ def fault_of(error: Exception) -> UpstreamFault:
 def _fault_of_status(error: anthropic.APIStatusError) -> UpstreamFault:
     from langchain_core.exceptions import ContextOverflowError
 
-    status = error.status_code
+    streamed = error.status_code == 200
+    status = STATUS_OF.get(str(error.type), 500) if streamed else error.status_code
     detail = f"anthropic answered {status}"
     if status == 413 or isinstance(error, ContextOverflowError):
         return PromptTooLong(detail=detail)
+    if status == 429 and streamed:
+        return UpstreamRateLimited(transient=True, delay=None, detail=detail)
     if status in (402, 429):
         return _fault_of_limit(error, detail)
     if status == 404:
@@ -73,7 +89,7 @@ def _fault_of_limit(error: anthropic.APIStatusError, detail: str) -> UpstreamFau
     return UpstreamRateLimited(transient=True, delay=delay, detail=detail)
 
 
-def refused_option(error: Exception, sent: Container[str]) -> str | None:
+def refused_option(error: Exception, sent: Mapping[str, Any]) -> str | None:
     """The option among those sent that the model may not take: a 400 names none, and few know the schema."""
     import anthropic
 

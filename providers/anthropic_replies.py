@@ -6,8 +6,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from errors import ContentBlocked, EmptyReply, InvalidReply
-from providers.base import Reply
-from providers.reply_facts import checked_usage, ending, is_count, part_of, served_model
+from providers.base import Call, Reply
+from providers.reply_facts import (
+    COUNTING,
+    checked_usage,
+    ended_early,
+    ending,
+    is_count,
+    mapping,
+    part_of,
+    served_model,
+    so_far,
+)
 from tasks import Usage
 
 if TYPE_CHECKING:
@@ -19,18 +29,24 @@ REFUSED = "refusal"
 SERVED_BY = "model"
 
 
-def read_message(message: AIMessage, raw: Mapping[str, Any], asked_model: str) -> Reply:
+def read_message(message: AIMessage, raw: Mapping[str, Any], call: Call) -> Reply:
     """A whole reply; a refusal or an empty reply is an error, not an answer."""
-    usage, model = read_usage(raw), served_model(raw, SERVED_BY, asked_model)
+    usage, model = billed(raw, call.model)
     reason = message.response_metadata.get("stop_reason")
     facts: dict[str, Any] = {"usage": usage, "model": model, "unknown": usage is None}
     if reason == REFUSED:
         raise ContentBlocked(**facts)
+    if reason is None:
+        raise ended_early(usage, model)
     if not message.text.strip():
         raise EmptyReply(**facts, detail=ending(reason))
     if reason not in WHOLE | CUT:
         raise InvalidReply(**facts, detail=ending(reason))
     return Reply(str(message.text), usage, model, whole=reason in WHOLE)
+
+
+def billed(raw: Mapping[str, Any], asked_model: str) -> tuple[Usage | None, str]:
+    return so_far(read_usage(raw), raw), served_model(raw, SERVED_BY, asked_model)
 
 
 def read_usage(raw: Mapping[str, Any]) -> Usage | None:
@@ -44,3 +60,13 @@ def read_usage(raw: Mapping[str, Any]) -> Usage | None:
         return None
     thinking = part_of(counts, "output_tokens_details", "thinking_tokens")
     return checked_usage(sum(parts), counts.get("output_tokens"), cached, thinking)
+
+
+def fold(body: dict[str, Any], event: Mapping[str, Any]) -> None:
+    """Put an event of a stream into the body that a plain reply would have had."""
+    if event.get("type") == "message_start":
+        body.update(mapping(event.get("message")), **{COUNTING: True})
+    elif event.get("type") == "message_delta":
+        final = {name: count for name, count in mapping(event.get("usage")).items() if count is not None}
+        if final:
+            body.update({"usage": {**mapping(body.get("usage")), **final}, COUNTING: False})

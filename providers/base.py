@@ -147,8 +147,9 @@ class Heard:
     def completed(self, fault: UpstreamFault) -> UpstreamFault:
         """A fault after the first piece is billed as far as the reply came, and nobody may try again."""
         if self.texts:
+            self._counted = fault.usage or self._counted
             fault.begun, fault.unknown = True, False
-            fault.usage, fault.model = fault.usage or self.usage, fault.model or self.model
+            fault.usage, fault.model = self.usage, fault.model or self.model
         return fault
 
 

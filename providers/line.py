@@ -54,6 +54,12 @@ def messages(call: Call) -> list[tuple[str, str]]:
     return [*system, ("human", call.wording.text)]
 
 
+def left_out(call: Call, **taken: bool) -> tuple[str, ...]:
+    """Which of these options was asked for and is not taken."""
+    asked = {"temperature": call.wording.temperature is not None}
+    return tuple(name for name, goes in taken.items() if asked[name] and not goes)
+
+
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
     """A reply's schema that allows nothing beside it, which strict modes insist on."""
     return {**schema, "additionalProperties": False}

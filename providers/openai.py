@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from config import Settings
-from providers.base import Call, Reply
-from providers.declined import Declined
-from providers.line import Line, closed, messages
+from providers.adapter import Adapter, Reader, Sent
+from providers.base import Call
+from providers.line import closed, left_out
 from providers.openai_faults import client_failures, fault_of, refused_option
 from providers.openai_models import is_openais, takes_temperature
-from providers.openai_replies import read_message, unread
-from providers.reply_facts import read_body
+from providers.openai_replies import billed, fold, read_message, unread
+from tasks import EMBEDDINGS, TOOLS
 
 if TYPE_CHECKING:
     from langchain_openai import ChatOpenAI
@@ -25,12 +24,14 @@ if TYPE_CHECKING:
 OPENAI = "https://api.openai.com/v1"
 # A server of one's own may ask for no key; the client library insists on one.
 NO_KEY = "none"
+READER = Reader(read_message, billed, fold, client_failures, fault_of, refused_option)
 
 
-class OpenAIProvider:
-    """Models behind OpenAI's chat completions. One shared client, built on first use; one attempt per call."""
+class OpenAIProvider(Adapter["ChatOpenAI"]):
+    """Models behind OpenAI's chat completions."""
 
     name = "openai"
+    offers = frozenset({TOOLS, EMBEDDINGS})
 
     def __init__(
         self,
@@ -41,9 +42,8 @@ class OpenAIProvider:
         connections: int = 64,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._api_key, self._model, self._base_url = api_key or NO_KEY, model, base_url or OPENAI
-        self._declined = Declined(self.name, timer)
-        self._line = Line(self._connect, connections)
+        super().__init__(model, READER, connections, timer)
+        self._api_key, self._base_url = api_key or NO_KEY, base_url or OPENAI
 
     @classmethod
     def from_settings(cls, settings: Settings) -> OpenAIProvider:
@@ -54,35 +54,13 @@ class OpenAIProvider:
             connections=settings.upstream_concurrency,
         )
 
-    def models(self, requested: str | None) -> Sequence[str]:
-        return (self._model if requested is None else requested,)
+    def _fault(self, error: Exception, call: Call, sent: Sent, raw: Mapping[str, Any]) -> UpstreamFault:
+        return unread(super()._fault(error, call, sent, raw), raw)
 
-    def retired(self, model: str) -> None:
-        """There is no second model to move on to."""
-
-    def call(self, call: Call) -> Reply:
-        client, transport = self._line.open()
-        sent = self._body(call)
-        try:
-            message = client.invoke(
-                messages(call), model=call.model, timeout=max(call.seconds, 0.0), extra_body=sent
-            )
-            reply = read_message(message, read_body(transport.last_body()), call.model)
-            return reply if "temperature" in sent else replace(reply, ignored=("temperature",))
-        except client_failures() as error:
-            raise self._fault(error, call, sent, transport.last_body()) from error
-        finally:
-            transport.forget_body()
-
-    def warm(self) -> None:
-        self._line.open()
-
-    def _fault(self, error: Exception, call: Call, sent: dict[str, Any], body: bytes) -> UpstreamFault:
-        option = refused_option(error, sent)
-        fault = fault_of(error)
-        if option is not None and fault.code == "upstream_error":
-            return self._declined.note(call.model, option)
-        return unread(fault, read_body(body), call.model)
+    def _sent(self, call: Call) -> Sent:
+        body = self._body(call)
+        options = {"model": call.model, "timeout": max(call.seconds, 0.0), "extra_body": body}
+        return Sent(options, left_out(call, temperature="temperature" in body))
 
     def _body(self, call: Call) -> dict[str, Any]:
         """What goes into the request beside model and messages; it passes the client library untouched.
@@ -111,6 +89,7 @@ class OpenAIProvider:
             api_key=SecretStr(self._api_key),
             base_url=self._base_url,
             max_retries=0,
+            stream_usage=True,  # its own default with an address that is not OpenAI's is not to ask
             use_responses_api=False,  # by the model's name alone it would speak another protocol
             http_client=httpx2.Client(transport=transport, trust_env=False),
             # Never used, so never verified; without it the library builds one that asks the environment for proxies.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Container
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from errors import (
     ContentBlocked,
@@ -42,6 +42,17 @@ SPENT = frozenset(
 TOO_LONG = frozenset({"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"})
 BLOCKED = frozenset({"content_filter", "content_policy_violation", "invalid_prompt"})
 NO_MODEL = "model_not_found"
+# An error inside of a stream has no status but what its type, its code or a server of one's own makes of it.
+STATUS_OF = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "requests": 429,
+    "tokens": 429,
+}
 
 
 @functools.cache
@@ -57,15 +68,22 @@ def fault_of(error: Exception) -> UpstreamFault:
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        return _fault_of_status(error)
+        return _fault_of_status(error.status_code, error, told_delay(error.response.headers))
+    if isinstance(error, openai.APIError) and isinstance(error.body, dict):
+        return _fault_of_status(_status_of_event(error), error, None)
     return fault_of_wire(error)
 
 
-def _fault_of_status(error: openai.APIStatusError) -> UpstreamFault:
-    status, codes = error.status_code, _codes(error)
+def _status_of_event(error: openai.APIError) -> int:
+    told = (code for code in (error.code, error.type) if isinstance(code, str))
+    known = (int(code) if code.isdecimal() else STATUS_OF.get(code) for code in told)
+    return next((status for status in known if status is not None), 500)
+
+
+def _fault_of_status(status: int, error: openai.APIError, delay: float | None) -> UpstreamFault:
+    codes = _codes(error)
     detail = f"openai answered {status}"
     if status == 402 or codes & SPENT:
-        delay = told_delay(error.response.headers)
         return UpstreamQuotaExhausted(delay=QUOTA_RESETS_SECONDS if delay is None else delay, detail=detail)
     if status == 413 or codes & TOO_LONG:
         return PromptTooLong(detail=detail)
@@ -74,23 +92,24 @@ def _fault_of_status(error: openai.APIStatusError) -> UpstreamFault:
     if status == 404 or NO_MODEL in codes:
         return ModelGone(detail=detail)
     if status == 429:
-        return UpstreamRateLimited(transient=True, delay=told_delay(error.response.headers), detail=detail)
+        return UpstreamRateLimited(transient=True, delay=delay, detail=detail)
     if status in REFUSED_KEY:
         return KeyRefused(detail=detail)
     return UpstreamFault(transient=status in TRANSIENT_STATUS, detail=detail)
 
 
-def _codes(error: openai.APIStatusError) -> frozenset[str]:
+def _codes(error: openai.APIError) -> frozenset[str]:
     return frozenset(code for code in (error.code, error.type) if isinstance(code, str))
 
 
-def refused_option(error: Exception, sent: Container[str]) -> str | None:
+def refused_option(error: Exception, options: Mapping[str, Any]) -> str | None:
     """The option among those sent that the service does not take, or None where it objects to something else.
 
     Many servers of other people name no parameter; then it is the schema that few of them know.
     """
     import openai
 
+    sent = options["extra_body"]
     if not isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
         return None
     if isinstance(error.param, str) and error.param:

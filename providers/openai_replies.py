@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from errors import ContentBlocked, EmptyReply, InvalidReply, UpstreamFault
-from providers.base import Reply
-from providers.reply_facts import checked_usage, ending, part_of, served_model, with_usage
+from providers.base import Call, Reply
+from providers.reply_facts import (
+    STREAMED,
+    checked_usage,
+    ended_early,
+    ending,
+    mapping,
+    part_of,
+    served_model,
+)
 from tasks import Usage
 
 if TYPE_CHECKING:
@@ -17,24 +25,31 @@ WHOLE, BLOCKED = "stop", "content_filter"
 # The model asks for tools that nobody offered it.
 NO_ANSWER = frozenset({"tool_calls", "function_call"})
 SERVED_BY = "model"
+REFUSED = "refusal"
 
 
-def read_message(message: AIMessage, raw: Mapping[str, Any], asked_model: str) -> Reply:
+def read_message(message: AIMessage, raw: Mapping[str, Any], call: Call) -> Reply:
     """A whole reply; a refusal or an empty reply is an error, not an answer.
 
     Counts and model are read from the body: the client library fills in zeros where a server counts nothing.
     A finish reason that OpenAI does not have may mean a cut text, so it counts as one.
     """
-    usage, model = read_usage(raw), served_model(raw, SERVED_BY, asked_model)
+    usage, model = billed(raw, call.model)
     reason = message.response_metadata.get("finish_reason")
     facts: dict[str, Any] = {"usage": usage, "model": model, "unknown": usage is None}
-    if reason == BLOCKED or message.additional_kwargs.get("refusal"):
+    if reason == BLOCKED or message.additional_kwargs.get("refusal") or raw.get(REFUSED):
         raise ContentBlocked(**facts)
+    if reason is None and usage is None and raw.get(STREAMED):
+        raise ended_early(usage, model)
     if not message.text.strip():
         raise EmptyReply(**facts, detail=ending(reason))
     if reason in NO_ANSWER:
         raise InvalidReply(**facts, detail=ending(reason))
     return Reply(str(message.text), usage, model, whole=reason == WHOLE)
+
+
+def billed(raw: Mapping[str, Any], asked_model: str) -> tuple[Usage | None, str]:
+    return read_usage(raw), served_model(raw, SERVED_BY, asked_model)
 
 
 def read_usage(raw: Mapping[str, Any]) -> Usage | None:
@@ -50,9 +65,17 @@ def read_usage(raw: Mapping[str, Any]) -> Usage | None:
     )
 
 
-def unread(fault: UpstreamFault, raw: Mapping[str, Any], asked_model: str) -> UpstreamFault:
-    """The fault of a reply that the client library could not read, with what the body still says of it."""
-    usage, model = read_usage(raw), served_model(raw, SERVED_BY, asked_model)
+def unread(fault: UpstreamFault, raw: Mapping[str, Any]) -> UpstreamFault:
+    """The fault of a reply that the client library could not read; of one without choices, what it is."""
     if isinstance(fault, InvalidReply) and raw.get("choices") == []:
-        return EmptyReply(usage=usage, model=model, unknown=usage is None, detail="no choices")
-    return with_usage(fault, usage, model)
+        return EmptyReply(usage=fault.usage, model=fault.model, unknown=fault.unknown, detail="no choices")
+    return fault
+
+
+def fold(body: dict[str, Any], event: Mapping[str, Any]) -> None:
+    """Put an event of a stream into the body that a plain reply would have had; the library drops refusals."""
+    body.update({name: event[name] for name in (SERVED_BY, "usage") if event.get(name) is not None})
+    choices = event.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if mapping(mapping(choice).get("delta")).get("refusal"):
+            body[REFUSED] = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from errors import InvalidReply, UpstreamFault
@@ -12,6 +13,10 @@ from tasks import Usage
 # No call has more tokens than this; a larger count is nonsense and must not become money.
 MOST_TOKENS = 10**9
 NO_COUNT = -1
+# In the body that a stream adds up to: what it counts may be more by its end.
+COUNTING = "counting"
+# Whether the body is such a sum.
+STREAMED = "streamed"
 
 
 def read_body(body: bytes) -> Mapping[str, Any]:
@@ -26,6 +31,16 @@ def read_body(body: bytes) -> Mapping[str, Any]:
 def served_model(raw: Mapping[str, Any], field: str, asked_model: str) -> str:
     named = raw.get(field)
     return named if isinstance(named, str) and named else asked_model
+
+
+def so_far(usage: Usage | None, raw: Mapping[str, Any]) -> Usage | None:
+    """The counts, marked as no more than an estimate while a stream still counts."""
+    return replace(usage, estimated=True) if usage and raw.get(COUNTING) else usage
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """An object as it is, and an empty one in place of anything else."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def ending(reason: Any) -> str:
@@ -55,8 +70,16 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MOST_TOKENS
 
 
+def ended_early(usage: Usage | None, model: str) -> UpstreamFault:
+    """What a reply is that does not say why it ends."""
+    return with_usage(InvalidReply(transient=True, unknown=True, detail="no finish reason"), usage, model)
+
+
 def with_usage(fault: UpstreamFault, usage: Usage | None, model: str) -> UpstreamFault:
-    """The fault with what its unreadable reply was billed for, where the body still says so."""
-    if isinstance(fault, InvalidReply):
-        fault.usage, fault.model, fault.unknown = usage, model, usage is None
+    """The fault with what its unreadable reply was billed for, where the body still says so.
+
+    Counts that may be more by now say too little of a reply that was lost on the way.
+    """
+    if usage is not None and not (usage.estimated and fault.unknown):
+        fault.usage, fault.model, fault.unknown = usage, model, False
     return fault

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import httpcore
@@ -16,6 +17,8 @@ import httpx2
 
 # Above any reply that a model can write; what is longer is an attack or a mistake.
 MAX_REPLY_BYTES = 8 * 1024 * 1024
+# OpenAI's client stops reading at this mark, a moment before the reply's end; unread, that costs the connection.
+END_MARK, LAST_SECONDS = b"[DONE]", 0.1
 
 
 class ReplyTooLarge(Exception):
@@ -58,7 +61,7 @@ class BoundedTransport(httpx.BaseTransport, httpx2.BaseTransport):
     def handle_request(self, request: Request) -> Any:
         """The reply, as a Response of the library that the request is of."""
         self._timed.start((request.extensions.get("timeout") or {}).get("read"))
-        self._seen.chunks = []
+        self.hang_up()
         request.headers["Accept-Encoding"] = "identity"
         reply = self._pool.handle_request(_to_httpcore(request))
         library: Any = httpx2 if isinstance(request, httpx2.Request) else httpx
@@ -67,16 +70,30 @@ class BoundedTransport(httpx.BaseTransport, httpx2.BaseTransport):
         if packed or _length(headers) > self._max_bytes:
             reply.close()
             raise ReplyTooLarge
-        stream = _Bounded(reply, self._max_bytes, self._seen.chunks)
+        stream = self._seen.reply = _Bounded(reply, self._max_bytes, self._seen.chunks, self._timed)
         return library.Response(reply.status, headers=headers, stream=stream, extensions=reply.extensions)
 
     def last_body(self) -> bytes:
         """The body of the last reply on this thread, for facts that the client library leaves out."""
         return b"".join(getattr(self._seen, "chunks", ()))
 
-    def forget_body(self) -> None:
-        """Let go of that body: a thread may wait long for its next reply, and a body may have megabytes."""
-        self._seen.chunks = []
+    def take_body(self) -> bytes:
+        """What came of that body since it was last taken."""
+        chunks = getattr(self._seen, "chunks", [])
+        body = b"".join(chunks)
+        chunks.clear()
+        return body
+
+    def extend(self, seconds: float) -> None:
+        """Grant the call on this thread so much more time."""
+        self._timed.extend(seconds)
+
+    def hang_up(self) -> None:
+        """Be done with that reply: a thread may wait long for its next one, and a body may have megabytes."""
+        reply = getattr(self._seen, "reply", None)
+        self._seen.chunks, self._seen.reply = [], None
+        if reply is not None:
+            reply.close()
 
     def close(self) -> None:
         self._pool.close()
@@ -104,18 +121,28 @@ def _length(headers: Mapping[str, str]) -> int:
 
 
 class _Bounded(httpx.SyncByteStream, httpx2.SyncByteStream):
-    def __init__(self, reply: httpcore.Response, max_bytes: int, seen: list[bytes]) -> None:
-        self._reply, self._left, self._seen = reply, max_bytes, seen
+    def __init__(
+        self, reply: httpcore.Response, max_bytes: int, seen: list[bytes], timed: _TimedBackend
+    ) -> None:
+        self._reply, self._left, self._seen, self._timed = reply, max_bytes, seen, timed
+        self._chunks = reply.iter_stream()
+        self._last = b""
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._reply.iter_stream():
+        for chunk in self._chunks:
             self._left -= len(chunk)
             if self._left < 0:
                 raise ReplyTooLarge
             self._seen.append(chunk)
+            self._last = chunk
             yield chunk
 
     def close(self) -> None:
+        if self._last.rstrip().endswith(END_MARK):
+            self._timed.start(LAST_SECONDS)
+            with suppress(httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
+                next(self._chunks, None)
+        self._last = b""
         self._reply.close()
 
 
@@ -129,6 +156,10 @@ class _TimedBackend(httpcore.SyncBackend):
     def start(self, seconds: float | None) -> None:
         self._call.deadline = None if seconds is None else self._timer() + seconds
 
+    def extend(self, seconds: float) -> None:
+        if getattr(self._call, "deadline", None) is not None:
+            self._call.deadline += seconds
+
     def left(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float | None:
         deadline = getattr(self._call, "deadline", None)
         if deadline is None:
@@ -136,7 +167,7 @@ class _TimedBackend(httpcore.SyncBackend):
         seconds: float = deadline - self._timer()
         if seconds <= 0:
             raise late("the call's time is up")
-        return seconds if timeout is None else min(seconds, timeout)
+        return seconds
 
     def connect_tcp(
         self,
