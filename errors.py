@@ -165,6 +165,15 @@ class PromptTooLong(UpstreamFault):
     sentence = "The prompt is longer than the model can read. Shorten it."
 
 
+class AskRefused(UpstreamFault):
+    """A 400 for what a caller wrote in the provider's own terms: messages, tools, a schema."""
+
+    status, code = 400, "invalid_input"
+    sentence = (
+        "The model provider does not take this conversation. Check `messages`, `tools` and `response_format`."
+    )
+
+
 class ModelGone(UpstreamFault):
     """404 from the provider: a retired or unknown model id."""
 

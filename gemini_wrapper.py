@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from providers.gemini_replies import billed, fold, read_message
 from providers.line import left_out
 from providers.retry import RetryPolicy
 from providers.sandbox import SandboxProvider
+from providers.turns import tool_options
 from tasks import Ask, Task
 
 if TYPE_CHECKING:
@@ -92,20 +94,33 @@ class GeminiProvider(Adapter["ChatGoogleGenerativeAI"]):
             api_key=self._api_key,
             base_url=self._base_url,
             vertexai=False,
+            temperature=None,  # its own default is 0.7, not the model's
             max_retries=1,  # counts attempts: the retries are ours
             client_args={"transport": transport, "trust_env": False, "follow_redirects": False},
         )
 
-    def _sent(self, call: Call) -> Sent:
+    def _sent(self, call: Call, client: ChatGoogleGenerativeAI) -> Sent:
         options: dict[str, Any] = {
             "max_output_tokens": call.max_tokens,
             "timeout": max(call.seconds, LEAST_TIMEOUT),
+            **_schema(call),
         }
-        if call.model not in FIXED_SAMPLING:
+        if call.wording.temperature is not None and call.model not in FIXED_SAMPLING:
             options["temperature"] = call.wording.temperature
-        if call.wording.schema is not None:
-            options |= {"response_mime_type": "application/json", "response_json_schema": call.wording.schema}
+        if call.wording.chat is not None:
+            chat = call.wording.chat
+            options |= {"stop": list(chat.stop) or None, **tool_options(client, chat)}
         return Sent(options, left_out(call, temperature="temperature" in options))
+
+
+def _schema(call: Call) -> dict[str, Any]:
+    chat, schema = call.wording.chat, call.wording.schema
+    if chat and chat.schema:
+        schema = json.loads(chat.schema).get("schema", {})
+    if schema is None:
+        return {}
+    shape = {"response_json_schema": schema} if schema else {}
+    return {"response_mime_type": "application/json", **shape}
 
 
 # The doors for Python callers; they use the same provider, wording and policy as the HTTP routes.

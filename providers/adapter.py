@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from errors import UpstreamFault
+from errors import AskRefused, InvalidInput, PlatformError, UpstreamFault
 from providers.base import Call, Piece, Reply
 from providers.declined import Declined
 from providers.line import Line, messages
 from providers.pieces import Billed, Events, Fold, pieces
 from providers.reply_facts import read_body, with_usage
+from providers.wire_faults import status_of
 from tasks import TOOLS
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from providers.transport import BoundedTransport
 
 Client = TypeVar("Client", bound="BaseChatModel")
+# Of a chat's options, those that a model takes from everybody or nobody; a schema may be its caller's mistake.
+REMEMBERED = frozenset({"temperature", "stop"})
+REFUSED = frozenset({400, 422})
 Body = Callable[[], Mapping[str, Any]]
 
 
@@ -77,36 +81,50 @@ class Adapter(ABC, Generic[Client]):
 
     def call(self, call: Call) -> Reply:
         client, transport = self._client(call.model)
-        sent = self._sent(call)
         body = functools.partial(_whole_body, transport)
-        with self._attempt(call, sent, transport, body):
+        with self._attempt(call, client, transport, body) as sent:
             message = client.invoke(messages(call), **sent.options)
             return replace(self._reader.read(message, body(), call), ignored=sent.ignored)
 
     def stream(self, call: Call) -> Generator[Piece, None, Reply]:
         client, transport = self._client(call.model)
-        sent = self._sent(call)
         events = Events(transport, self._reader.fold)
-        with self._attempt(call, sent, transport, events.body):
+        with self._attempt(call, client, transport, events.body) as sent:
             chunks = client.stream(messages(call), **sent.options)
             message = yield from pieces(chunks, events, self._reader.billed, call, sent.ignored)
             return replace(self._reader.read(message, events.body(), call), ignored=sent.ignored)
 
     @contextmanager
-    def _attempt(self, call: Call, sent: Sent, transport: BoundedTransport, body: Body) -> Iterator[None]:
+    def _attempt(self, call: Call, client: Client, transport: BoundedTransport, body: Body) -> Iterator[Sent]:
         """Around one attempt: whatever goes wrong is a fault, and nothing of it stays on the line."""
+        sent = Sent({})
+        transport.hang_up()
         try:
-            yield
+            sent = self._sent(call, client)
+            yield sent
         except self._reader.failures() as error:
+            if call.wording.chat is not None and not transport.called:
+                raise self._unputtable(call) from error
             raise self._fault(error, call, sent, body()) from error
         finally:
             transport.hang_up()
 
+    def _unputtable(self, call: Call) -> PlatformError:
+        """A tool or a schema of the caller's on which the client library stumbled before it called anybody."""
+        field = "tools" if call.offers_tools else "response_format"
+        return InvalidInput(
+            f"This cannot be put to {self.name} as it stands. Simplify `{field}`.", field=field
+        )
+
     def _fault(self, error: Exception, call: Call, sent: Sent, raw: Mapping[str, Any]) -> UpstreamFault:
         fault = self._reader.fault_of(error)
+        if fault.code != UpstreamFault.code:
+            return with_usage(fault, *self._reader.billed(raw, call.model))
         option = self._reader.refused_option(error, sent.options)
-        if option is not None and fault.code == "upstream_error":
+        if option is not None and (call.wording.chat is None or option in REMEMBERED):
             return self._declined.note(call.model, option)
+        if call.wording.chat is not None and status_of(error) in REFUSED:
+            return AskRefused(detail=fault.detail)
         return with_usage(fault, *self._reader.billed(raw, call.model))
 
     def _client(self, _model: str) -> tuple[Client, BoundedTransport]:
@@ -117,7 +135,7 @@ class Adapter(ABC, Generic[Client]):
         """The client; its library loads now and no earlier."""
 
     @abstractmethod
-    def _sent(self, call: Call) -> Sent: ...
+    def _sent(self, call: Call, client: Client) -> Sent: ...
 
 
 def _whole_body(transport: BoundedTransport) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from providers.anthropic_faults import client_failures, fault_of, refused_option
 from providers.anthropic_replies import billed, fold, read_message
 from providers.base import Call
 from providers.line import closed, left_out
+from providers.turns import tool_options
 
 if TYPE_CHECKING:
     from langchain_anthropic import ChatAnthropic
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from providers.transport import BoundedTransport
 
 ANTHROPIC = "https://api.anthropic.com"
+# Its scale ends here, where others go on to 2; it is also what a call without a temperature gets.
+MOST_WARMTH = 1.0
 READER = Reader(read_message, billed, fold, client_failures, fault_of, refused_option)
 # The last generations that take a temperature: from Opus 4.7, Sonnet 5 and Haiku 5 on it is a 400.
 _SAMPLED = re.compile(r"(?!claude-)|claude-(?:[23]|instant|(?:opus|sonnet|haiku)-4(?!-[789]))")
@@ -55,18 +59,33 @@ class AnthropicProvider(Adapter["ChatAnthropic"]):
             connections=settings.upstream_concurrency,
         )
 
-    def _sent(self, call: Call) -> Sent:
+    def _sent(self, call: Call, client: ChatAnthropic) -> Sent:
         options: dict[str, Any] = {
             "model": call.model,
             "max_tokens": call.max_tokens,  # without it the library asks for up to 128,000
             "timeout": max(call.seconds, 0.0),
         }
-        if takes_temperature(call.model):
-            options["temperature"] = call.wording.temperature
-        schema = call.wording.schema
-        if schema is not None and not self._declined.has(call.model, "output_config"):
-            options["output_config"] = {"format": {"type": "json_schema", "schema": closed(schema)}}
-        return Sent(options, left_out(call, temperature="temperature" in options))
+        chat, warmth = call.wording.chat, call.wording.temperature
+        if warmth is not None and warmth <= MOST_WARMTH and takes_temperature(call.model):
+            options["temperature"] = warmth
+        schema = self._schema(call)
+        if schema is not None:
+            options["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        if chat is not None:
+            options |= {"stop": list(chat.stop) or None, **tool_options(client, chat)}
+        taken = {"temperature": "temperature" in options, "response_format": "output_config" in options}
+        return Sent(options, left_out(call, **taken))
+
+    def _schema(self, call: Call) -> dict[str, Any] | None:
+        """The schema of the reply. JSON of any shape is nothing that could be asked for."""
+        chat, schema = call.wording.chat, call.wording.schema
+        if chat and chat.schema:
+            from anthropic import transform_schema
+
+            own = json.loads(chat.schema).get("schema")
+            return transform_schema(own) if own else None
+        declined = schema is None or self._declined.has(call.model, "output_config")
+        return None if schema is None or declined else closed(schema)
 
     def _connect(self, transport: BoundedTransport) -> ChatAnthropic:
         import anthropic

@@ -38,6 +38,10 @@ class Call:
     seconds: float
     grace: float = 0.0
 
+    @property
+    def offers_tools(self) -> bool:
+        return self.wording.chat is not None and bool(self.wording.chat.tools)
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from errors import ModelGone, Overloaded, UpstreamFault
+from errors import ModelGone, Overloaded, PlatformError
 from metrics import Metrics
 from providers.base import Call, Piece, Provider, Reply
 
@@ -87,7 +87,7 @@ class GatedProvider:
         except ModelGone:
             outcome = "model_gone"
             raise
-        except UpstreamFault as fault:
+        except PlatformError as fault:
             outcome = fault.code
             raise
         except GeneratorExit:

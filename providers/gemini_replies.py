@@ -17,6 +17,7 @@ from providers.reply_facts import (
     served_model,
     so_far,
 )
+from providers.turns import calls_of
 from tasks import Usage
 
 if TYPE_CHECKING:
@@ -43,11 +44,12 @@ def read_message(message: AIMessage, raw: Mapping[str, Any], call: Call) -> Repl
         raise ContentBlocked(**facts)
     if reason is None and (raw.get("candidates") or usage is None):
         raise ended_early(usage, model)
-    if not message.text.strip():
+    calls = calls_of(message)
+    if not (calls or message.text.strip()):
         raise EmptyReply(**facts, detail=ending(reason))
-    if reason not in (WHOLE, CUT):
+    if reason not in (WHOLE, CUT) or (calls and not call.offers_tools):
         raise InvalidReply(**facts, detail=ending(reason))
-    return Reply(str(message.text), usage, model, whole=reason == WHOLE)
+    return Reply(str(message.text), usage, model, whole=reason == WHOLE, calls=calls)
 
 
 def billed(raw: Mapping[str, Any], asked_model: str) -> tuple[Usage | None, str]:

@@ -7,13 +7,18 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from chats import Chat
 from config import disarm_libraries
+from providers.turns import turns_of
 
 if TYPE_CHECKING:
+    from langchain_core.messages import MessageLikeRepresentation
+
     from providers.base import Call
     from providers.transport import BoundedTransport
 
 Client = TypeVar("Client")
+NO_CHAT = Chat(())
 
 
 class Line(Generic[Client]):
@@ -48,15 +53,21 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="langchain_openai")
 
 
-def messages(call: Call) -> list[tuple[str, str]]:
+def messages(call: Call) -> list[MessageLikeRepresentation]:
     """The words of a call as LangChain's clients take them."""
-    system = [("system", call.wording.system)] if call.wording.system else []
-    return [*system, ("human", call.wording.text)]
+    wording = call.wording
+    system: list[MessageLikeRepresentation] = [("system", wording.system)] if wording.system else []
+    return [*system, *(turns_of(wording.chat) if wording.chat else [("human", wording.text)])]
 
 
 def left_out(call: Call, **taken: bool) -> tuple[str, ...]:
     """Which of these options was asked for and is not taken."""
-    asked = {"temperature": call.wording.temperature is not None}
+    chat = call.wording.chat or NO_CHAT
+    asked = {
+        "temperature": call.wording.temperature is not None,
+        "stop": bool(chat.stop),
+        "response_format": bool(chat.schema),
+    }
     return tuple(name for name, goes in taken.items() if asked[name] and not goes)
 
 

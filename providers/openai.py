@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from providers.line import closed, left_out
 from providers.openai_faults import client_failures, fault_of, refused_option
 from providers.openai_models import is_openais, takes_temperature
 from providers.openai_replies import billed, fold, read_message, unread
+from providers.turns import tool_choice
 from tasks import EMBEDDINGS, TOOLS
 
 if TYPE_CHECKING:
@@ -57,27 +59,27 @@ class OpenAIProvider(Adapter["ChatOpenAI"]):
     def _fault(self, error: Exception, call: Call, sent: Sent, raw: Mapping[str, Any]) -> UpstreamFault:
         return unread(super()._fault(error, call, sent, raw), raw)
 
-    def _sent(self, call: Call) -> Sent:
-        body = self._body(call)
-        options = {"model": call.model, "timeout": max(call.seconds, 0.0), "extra_body": body}
-        return Sent(options, left_out(call, temperature="temperature" in body))
-
-    def _body(self, call: Call) -> dict[str, Any]:
-        """What goes into the request beside model and messages; it passes the client library untouched.
+    def _sent(self, call: Call, _client: ChatOpenAI) -> Sent:
+        """What goes into the request beside model and messages passes the client library untouched.
 
         Its own `response_format` would turn a cut reply into an exception without the text, and its
         `max_completion_tokens` is silently ignored by servers that know `max_tokens` only.
         """
-        body: dict[str, Any] = {
-            "max_completion_tokens" if is_openais(call.model) else "max_tokens": call.max_tokens
-        }
-        if takes_temperature(call.model) and not self._declined.has(call.model, "temperature"):
-            body["temperature"] = call.wording.temperature
-        schema = call.wording.schema
-        if schema is not None and not self._declined.has(call.model, "response_format"):
-            named = {"name": "answer", "strict": True, "schema": closed(schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": named}
-        return body
+        limit = "max_completion_tokens" if is_openais(call.model) else "max_tokens"
+        body = {limit: call.max_tokens, **self._taken(call), **_schema(call), **_tools(call)}
+        if call.wording.chat is None and self._declined.has(call.model, "response_format"):
+            body.pop("response_format", None)
+        options = {"model": call.model, "timeout": max(call.seconds, 0.0), "extra_body": body}
+        return Sent(options, left_out(call, temperature="temperature" in body, stop="stop" in body))
+
+    def _taken(self, call: Call) -> dict[str, Any]:
+        """The options that not every model takes."""
+        chat, taken = call.wording.chat, dict[str, Any]()
+        if call.wording.temperature is not None and takes_temperature(call.model):
+            taken["temperature"] = call.wording.temperature
+        if chat and chat.stop:
+            taken["stop"] = list(chat.stop)
+        return {name: value for name, value in taken.items() if not self._declined.has(call.model, name)}
 
     def _connect(self, transport: BoundedTransport) -> ChatOpenAI:
         import httpx2
@@ -95,3 +97,23 @@ class OpenAIProvider(Adapter["ChatOpenAI"]):
             # Never used, so never verified; without it the library builds one that asks the environment for proxies.
             http_async_client=httpx2.AsyncClient(trust_env=False, verify=False),
         )
+
+
+def _schema(call: Call) -> dict[str, Any]:
+    chat, schema = call.wording.chat, call.wording.schema
+    if chat and chat.schema:
+        card = json.loads(chat.schema)
+    elif schema is not None:
+        card = {"name": "answer", "strict": True, "schema": closed(schema)}
+    else:
+        return {}
+    form = {"type": "json_schema", "json_schema": card} if card else {"type": "json_object"}
+    return {"response_format": form}
+
+
+def _tools(call: Call) -> dict[str, Any]:
+    chat = call.wording.chat
+    if chat is None or not chat.tools:
+        return {}
+    choice = tool_choice(chat)
+    return {"tools": json.loads(chat.tools), **({"tool_choice": choice} if choice else {})}

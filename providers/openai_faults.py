@@ -114,6 +114,6 @@ def refused_option(error: Exception, options: Mapping[str, Any]) -> str | None:
         return None
     if isinstance(error.param, str) and error.param:
         named = re.split(r"[.\[]", error.param)[0]
-        return named if named in ("temperature", "response_format") and named in sent else None
+        return named if named in ("temperature", "stop", "response_format") and named in sent else None
     unnamed = error.code is None or error.code.isdigit()  # some put the status there
     return "response_format" if unnamed and "response_format" in sent else None

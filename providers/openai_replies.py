@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from chats import ToolCall
 from errors import ContentBlocked, EmptyReply, InvalidReply, UpstreamFault
 from providers.base import Call, Reply
 from providers.reply_facts import (
@@ -16,14 +17,14 @@ from providers.reply_facts import (
     part_of,
     served_model,
 )
+from providers.turns import calls_of
 from tasks import Usage
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
 WHOLE, BLOCKED = "stop", "content_filter"
-# The model asks for tools that nobody offered it.
-NO_ANSWER = frozenset({"tool_calls", "function_call"})
+TOOLS = frozenset({"tool_calls", "function_call"})
 SERVED_BY = "model"
 REFUSED = "refusal"
 
@@ -41,11 +42,25 @@ def read_message(message: AIMessage, raw: Mapping[str, Any], call: Call) -> Repl
         raise ContentBlocked(**facts)
     if reason is None and usage is None and raw.get(STREAMED):
         raise ended_early(usage, model)
-    if not message.text.strip():
+    calls = _calls(message, raw)
+    if not (calls or message.text.strip()):
         raise EmptyReply(**facts, detail=ending(reason))
-    if reason in NO_ANSWER:
+    if (calls or reason in TOOLS) and not (calls and call.offers_tools):
         raise InvalidReply(**facts, detail=ending(reason))
-    return Reply(str(message.text), usage, model, whole=reason == WHOLE)
+    whole = reason == WHOLE or reason in TOOLS
+    return Reply(str(message.text), usage, model, whole=whole, calls=calls)
+
+
+def _calls(message: AIMessage, raw: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+    """The calls with their arguments as the model wrote them, which the library keeps of a stream only."""
+    if raw.get(STREAMED) or not (message.tool_calls or message.invalid_tool_calls):
+        return calls_of(message)
+    written = raw["choices"][0]["message"]["tool_calls"]
+    return tuple(_call(call, call["function"]) for call in written)
+
+
+def _call(call: Mapping[str, Any], function: Mapping[str, Any]) -> ToolCall:
+    return ToolCall(str(call.get("id") or ""), str(function["name"]), str(function["arguments"]))
 
 
 def billed(raw: Mapping[str, Any], asked_model: str) -> tuple[Usage | None, str]:

@@ -62,6 +62,7 @@ class BoundedTransport(httpx.BaseTransport, httpx2.BaseTransport):
         """The reply, as a Response of the library that the request is of."""
         self._timed.start((request.extensions.get("timeout") or {}).get("read"))
         self.hang_up()
+        self._seen.called = True
         request.headers["Accept-Encoding"] = "identity"
         reply = self._pool.handle_request(_to_httpcore(request))
         library: Any = httpx2 if isinstance(request, httpx2.Request) else httpx
@@ -84,6 +85,11 @@ class BoundedTransport(httpx.BaseTransport, httpx2.BaseTransport):
         chunks.clear()
         return body
 
+    @property
+    def called(self) -> bool:
+        """Whether a request went out on this thread since it last hung up."""
+        return getattr(self._seen, "called", False)
+
     def extend(self, seconds: float) -> None:
         """Grant the call on this thread so much more time."""
         self._timed.extend(seconds)
@@ -91,7 +97,7 @@ class BoundedTransport(httpx.BaseTransport, httpx2.BaseTransport):
     def hang_up(self) -> None:
         """Be done with that reply: a thread may wait long for its next one, and a body may have megabytes."""
         reply = getattr(self._seen, "reply", None)
-        self._seen.chunks, self._seen.reply = [], None
+        self._seen.chunks, self._seen.reply, self._seen.called = [], None, False
         if reply is not None:
             reply.close()
 

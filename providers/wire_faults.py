@@ -60,6 +60,16 @@ def _fault_of_link(error: BaseException) -> UpstreamFault:
     return InvalidReply(unknown=True, detail=detail)  # too large, and it will be so again
 
 
+def status_of(error: BaseException) -> int | None:
+    """The status that an exception of a client library keeps, or its cause."""
+    for source in (error, error.__cause__):
+        for name in ("status_code", "code"):
+            status = getattr(source, name, None)
+            if isinstance(status, int):
+                return status
+    return None
+
+
 def told_delay(headers: Mapping[str, str]) -> float | None:
     """Seconds that the provider's headers ask to wait, or None."""
     milliseconds = seconds_in(headers.get("Retry-After-Ms") or "")

@@ -27,7 +27,7 @@ from errors import (
 )
 from providers.base import Call, Provider
 from providers.reply_facts import MOST_TOKENS
-from tasks import Ask, Task, Usage, word
+from tasks import TEMPERATURES, Ask, Task, Usage, word
 from tests.cache_contract import run_together
 from tests.upstream import CANARY, NAMES, Fault, Tokens, Upstream
 
@@ -136,7 +136,7 @@ class ProviderContract:
         assert provider.models(None)[0] == self.model
         assert tuple(provider.models("another")) == ("another",)
 
-    @pytest.mark.parametrize("task", list(Task))
+    @pytest.mark.parametrize("task", list(TEMPERATURES))
     def test_a_call_goes_out_with_its_words_temperature_and_token_limit(self, upstream, task):
         call = self.call_of("The text.", task=task)
         self.provider(upstream).call(call)

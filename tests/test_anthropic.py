@@ -22,7 +22,7 @@ from errors import (
 )
 from providers.anthropic import ANTHROPIC, AnthropicProvider, takes_temperature
 from providers.anthropic_faults import fault_of
-from tasks import Task, Usage
+from tasks import TEMPERATURES, Task, Usage
 from tests.provider_contract import ProviderContract
 from tests.upstream import CANARY, Fault, Tokens, Upstream
 
@@ -110,7 +110,7 @@ def test_other_models_are_known_by_their_names(model, warm):
     assert takes_temperature(model) is warm
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", list(TEMPERATURES))
 def test_the_default_model_gets_no_temperature_and_the_reply_says_so(upstream, task):
     """It answers 400 to one."""
     default = Settings().anthropic_model

@@ -22,7 +22,7 @@ from gemini_wrapper import GeminiProvider
 from providers.base import Billed, Call, Meter, Provider, Reply, Terms, answer_from
 from providers.retry import RetryPolicy
 from providers.sandbox import SandboxProvider
-from tasks import Ask, Task, Usage, word
+from tasks import TEMPERATURES, Ask, Task, Usage, word
 
 ONE = Usage(10, 1)
 FIRST = Billed("scripted", "served-first", ONE)
@@ -79,7 +79,7 @@ def test_the_adapters_are_providers():
     assert [provider.name for provider in providers] == ["sandbox", "gemini"]
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", list(TEMPERATURES))
 def test_a_provider_gets_the_tasks_wording_and_its_reply_is_read_as_the_task_promises(task):
     said = {Task.TEXT: "words", Task.CODE: "```\nx = 1\n```", Task.CLASSIFY: '{"category": "no"}'}[task]
     provider = Scripted(said)

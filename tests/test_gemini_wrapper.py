@@ -71,7 +71,7 @@ class TestGemini(ProviderContract):
 # What goes over the wire.
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", list(TEMPERATURES))
 def test_each_task_goes_out_with_its_temperature_wording_and_token_limit(house, upstream, task):
     house.post(task.value, CHOICE if task is Task.CLASSIFY else {**HELLO, "max_tokens": 77})
     (call,) = upstream.journal
