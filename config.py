@@ -176,6 +176,7 @@ class Settings:
     gemini_base_url: str = setting("", _base_url)
     openai_api_key: str = setting("", _key, secret=True)
     openai_model: str = setting("gpt-5.4-nano")
+    openai_embedding_model: str = setting("text-embedding-3-small")
     openai_base_url: str = setting("", _base_url)
     anthropic_api_key: str = setting("", _key, secret=True)
     anthropic_model: str = setting("claude-haiku-5-5")

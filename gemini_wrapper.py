@@ -68,7 +68,7 @@ class GeminiProvider(Adapter["ChatGoogleGenerativeAI"]):
             connections=settings.upstream_concurrency,
         )
 
-    def models(self, requested: str | None) -> Sequence[str]:
+    def models(self, requested: str | None, _embeds: bool = False) -> Sequence[str]:
         if requested is not None:
             return (requested,)
         now = self._timer()

@@ -30,6 +30,7 @@ from security.redaction import make_redactor
 from single_flight import SingleFlight
 from store.db import ledger_url
 from store.ledger import Ledger
+from tasks import EMBEDDINGS
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -104,7 +105,7 @@ def build_services(
     flights, writer = SingleFlight(), LogWriter(linger=LOG_LINGER, redact=make_redactor(settings.secrets))
     gate = Gate(settings.upstream_concurrency, asks_in_air(settings.threads))
     providers = providers or ((provider,) if provider else _providers(settings))
-    known_models = [model for each in providers for model in each.models(None)]
+    known_models = [model for each in providers for model in _models(each)]
     metrics = PrometheusMetrics(VERSION, settings.mode, known_models)
     chain = _chain(settings, providers, gate, metrics)
     counter = TokenCounter(settings.tiktoken_cache_dir)
@@ -164,6 +165,11 @@ def _providers(settings: Settings) -> tuple[Provider, ...]:
         "anthropic": AnthropicProvider.from_settings,
     }
     return tuple(adapters[name](settings) for name in settings.providers_at_hand) or (SandboxProvider(),)
+
+
+def _models(provider: Provider) -> Sequence[str]:
+    embedding = provider.models(None, True) if EMBEDDINGS in provider.offers else ()
+    return (*provider.models(None), *embedding)
 
 
 def _chain(settings: Settings, providers: Sequence[Provider], gate: Gate, metrics: Metrics) -> Chain:

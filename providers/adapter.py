@@ -29,6 +29,7 @@ Client = TypeVar("Client", bound="BaseChatModel")
 # Of a chat's options, those that a model takes from everybody or nobody; a schema may be its caller's mistake.
 REMEMBERED = frozenset({"temperature", "stop"})
 REFUSED = frozenset({400, 422})
+TOO_MUCH = "The model provider does not take this input. Send fewer or shorter texts."
 Body = Callable[[], Mapping[str, Any]]
 
 
@@ -69,7 +70,7 @@ class Adapter(ABC, Generic[Client]):
         self._declined = Declined(self.name, timer)
         self._line = Line(self._connect, connections)
 
-    def models(self, requested: str | None) -> Sequence[str]:
+    def models(self, requested: str | None, _embeds: bool = False) -> Sequence[str]:
         return (self._model if requested is None else requested,)
 
     def retired(self, _model: str) -> None:
@@ -81,7 +82,7 @@ class Adapter(ABC, Generic[Client]):
 
     def call(self, call: Call) -> Reply:
         client, transport = self._client(call.model)
-        body = functools.partial(_whole_body, transport)
+        body = functools.partial(whole_body, transport)
         with self._attempt(call, client, transport, body) as sent:
             message = client.invoke(messages(call), **sent.options)
             return replace(self._reader.read(message, body(), call), ignored=sent.ignored)
@@ -123,7 +124,9 @@ class Adapter(ABC, Generic[Client]):
         option = self._reader.refused_option(error, sent.options)
         if option is not None and (call.wording.chat is None or option in REMEMBERED):
             return self._declined.note(call.model, option)
-        if call.wording.chat is not None and status_of(error) in REFUSED:
+        if status_of(error) in REFUSED and call.wording.inputs:
+            return AskRefused(TOO_MUCH, field="input", detail=fault.detail)
+        if status_of(error) in REFUSED and call.wording.chat is not None:
             return AskRefused(detail=fault.detail)
         return with_usage(fault, *self._reader.billed(raw, call.model))
 
@@ -138,5 +141,5 @@ class Adapter(ABC, Generic[Client]):
     def _sent(self, call: Call, client: Client) -> Sent: ...
 
 
-def _whole_body(transport: BoundedTransport) -> Mapping[str, Any]:
+def whole_body(transport: BoundedTransport) -> Mapping[str, Any]:
     return read_body(transport.last_body())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ANTHROPIC = "https://api.anthropic.com"
 # Its scale ends here, where others go on to 2; it is also what a call without a temperature gets.
 MOST_WARMTH = 1.0
+NO_TOOL = {"type": "none"}
 READER = Reader(read_message, billed, fold, client_failures, fault_of, refused_option)
 # The last generations that take a temperature: from Opus 4.7, Sonnet 5 and Haiku 5 on it is a 400.
 _SAMPLED = re.compile(r"(?!claude-)|claude-(?:[23]|instant|(?:opus|sonnet|haiku)-4(?!-[789]))")
@@ -72,7 +73,7 @@ class AnthropicProvider(Adapter["ChatAnthropic"]):
         if schema is not None:
             options["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
         if chat is not None:
-            options |= {"stop": list(chat.stop) or None, **tool_options(client, chat)}
+            options |= {"stop": list(chat.stop) or None, **tool_options(client, chat, NO_TOOL)}
         taken = {"temperature": "temperature" in options, "response_format": "output_config" in options}
         return Sent(options, left_out(call, **taken))
 

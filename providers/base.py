@@ -90,8 +90,8 @@ class Provider(Protocol):
     name: str
     offers: frozenset[str]
 
-    def models(self, requested: str | None) -> Sequence[str]:
-        """Model ids to try in order; raises ModelUnknown where the caller named one that cannot be."""
+    def models(self, requested: str | None, embeds: bool = False, /) -> Sequence[str]:
+        """Model ids to try in order, for texts or embeddings; raises ModelUnknown where the caller named one that cannot be."""
         ...
 
     def call(self, call: Call) -> Reply:
@@ -252,6 +252,8 @@ class Terms:
 
     def output_tokens(self, ask: Ask) -> int:
         """The cap on the output of one call."""
+        if ask.task is Task.EMBED:
+            return 0
         return min(ask.max_tokens or self.max_output_tokens, self.max_output_tokens)
 
 
@@ -292,7 +294,7 @@ def _reply_from(
     """A reply of the first model that the provider still has."""
     max_tokens = terms.output_tokens(ask)
     gone: ModelGone | None = None
-    for model in provider.models(ask.model):
+    for model in provider.models(ask.model, ask.task is Task.EMBED):
         attempt = functools.partial(
             _attempt, provider, meter, Call(model, wording, max_tokens, 0.0, ask.grace)
         )

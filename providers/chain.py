@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # How the makers name their models.
 FAMILIES = (
-    (re.compile(r"gpt-|chatgpt-|o[0-9]"), "openai"),
+    (re.compile(r"gpt-|chatgpt-|o[0-9]|text-embedding-"), "openai"),
     (re.compile(r"claude-"), "anthropic"),
     (re.compile(r"gemini-|gemma-"), "gemini"),
 )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from config import Settings
-from providers.adapter import Adapter, Reader, Sent
-from providers.base import Call
+from providers.adapter import Adapter, Reader, Sent, whole_body
+from providers.base import Call, Reply
 from providers.line import closed, left_out
 from providers.openai_faults import client_failures, fault_of, refused_option
 from providers.openai_models import is_openais, takes_temperature
-from providers.openai_replies import billed, fold, read_message, unread
+from providers.openai_replies import billed, fold, read_embeddings, read_message, unread
 from providers.turns import tool_choice
 from tasks import EMBEDDINGS, TOOLS
 
@@ -40,21 +41,43 @@ class OpenAIProvider(Adapter["ChatOpenAI"]):
         api_key: str,
         model: str,
         *,
+        embedding_model: str = "",
         base_url: str = "",
         connections: int = 64,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(model, READER, connections, timer)
         self._api_key, self._base_url = api_key or NO_KEY, base_url or OPENAI
+        self._embedding_model = embedding_model
 
     @classmethod
     def from_settings(cls, settings: Settings) -> OpenAIProvider:
         return cls(
             settings.openai_api_key,
             settings.openai_model,
+            embedding_model=settings.openai_embedding_model,
             base_url=settings.openai_base_url,
             connections=settings.upstream_concurrency,
         )
+
+    def models(self, requested: str | None, embeds: bool = False) -> Sequence[str]:
+        return super().models(requested or (self._embedding_model if embeds else None))
+
+    def call(self, call: Call) -> Reply:
+        return self._embed(call) if call.wording.inputs else super().call(call)
+
+    def _embed(self, call: Call) -> Reply:
+        """Through the library below LangChain's, whose own embeddings know neither counts nor this line."""
+        client, transport = self._client(call.model)
+        body = functools.partial(whole_body, transport)
+        with self._attempt(call, client, transport, body) as sent:
+            client.root_client.embeddings.create(
+                model=call.model,
+                input=list(call.wording.inputs),
+                encoding_format="base64",
+                timeout=sent.options["timeout"],
+            )
+            return read_embeddings(body(), call)
 
     def _fault(self, error: Exception, call: Call, sent: Sent, raw: Mapping[str, Any]) -> UpstreamFault:
         return unread(super()._fault(error, call, sent, raw), raw)

@@ -16,8 +16,10 @@ from providers.reply_facts import (
     mapping,
     part_of,
     served_model,
+    with_usage,
 )
 from providers.turns import calls_of
+from providers.vectors import join_vectors
 from tasks import Usage
 
 if TYPE_CHECKING:
@@ -61,6 +63,17 @@ def _calls(message: AIMessage, raw: Mapping[str, Any]) -> tuple[ToolCall, ...]:
 
 def _call(call: Mapping[str, Any], function: Mapping[str, Any]) -> ToolCall:
     return ToolCall(str(call.get("id") or ""), str(function["name"]), str(function["arguments"]))
+
+
+def read_embeddings(raw: Mapping[str, Any], call: Call) -> Reply:
+    """One vector for each input, in their order; the reply's text is that of join_vectors."""
+    told = sorted(raw["data"], key=lambda entry: int(entry["index"]))
+    counts = mapping(raw.get("usage"))
+    usage = checked_usage(counts.get("prompt_tokens"), 0, 0, 0)
+    model = served_model(raw, SERVED_BY, call.model)
+    if len(told) != len(call.wording.inputs):
+        raise with_usage(InvalidReply(unknown=True, detail="embeddings of other inputs"), usage, model)
+    return Reply(join_vectors([entry["embedding"] for entry in told]), usage, model)
 
 
 def billed(raw: Mapping[str, Any], asked_model: str) -> tuple[Usage | None, str]:

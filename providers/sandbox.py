@@ -5,16 +5,22 @@ from __future__ import annotations
 import builtins
 import json
 import keyword
+import math
 import re
 from collections import Counter
 from collections.abc import Generator, Sequence
+from zlib import crc32
 
+from chats import Chat
 from errors import ModelUnknown
 from providers.base import Call, Piece, Reply
-from tasks import CODE_WORDING, Wording
+from providers.sandbox_json import fitting
+from providers.vectors import join_vectors
+from tasks import CODE_WORDING, EMBEDDINGS, Wording
 
 MODEL = "sandbox-1"
 QUOTE_CHARS = 200
+DIMENSIONS = 256
 
 _WORD = re.compile(r"[^\W\d_]+")
 _FILLER = frozenset(
@@ -70,9 +76,9 @@ class SandboxProvider:
     """Answers every task from the ask alone."""
 
     name = "sandbox"
-    offers: frozenset[str] = frozenset()
+    offers: frozenset[str] = frozenset({EMBEDDINGS})
 
-    def models(self, requested: str | None) -> Sequence[str]:
+    def models(self, requested: str | None, _embeds: bool = False) -> Sequence[str]:
         if requested not in (None, MODEL):
             raise ModelUnknown(
                 f"The sandbox has one model, `{MODEL}`. Leave out `model`, or set a provider key.",
@@ -97,13 +103,39 @@ class SandboxProvider:
 
 
 def _answer(wording: Wording) -> str:
+    if wording.inputs:
+        return join_vectors([vector(text) for text in wording.inputs])
+    if wording.chat is not None:
+        return _chat_answer(wording.chat)
     if wording.schema is not None:
         chosen = best_category(wording.text, wording.schema["properties"]["category"]["enum"])
         return json.dumps({"category": chosen})
     if wording.system == CODE_WORDING:
         return code_for(wording.text)
+    return _text_for(wording.text)
+
+
+def _chat_answer(chat: Chat) -> str:
+    """JSON where it was asked for, else the last thing that the user said; up to a stop sequence."""
+    if chat.schema:
+        text = json.dumps(fitting(json.loads(chat.schema).get("schema", {})))
+    else:
+        text = _text_for(next((turn.text for turn in reversed(chat.turns) if turn.role == "user"), ""))
+    return text[: min(place for place in (len(text), *map(text.find, chat.stop)) if place >= 0)]
+
+
+def vector(text: str) -> list[float]:
+    """A unit vector, the closer to another one the more words their texts share."""
+    numbers = [0.0] * DIMENSIONS
+    for word in _WORD.findall(text.lower()) or [text]:
+        numbers[crc32(_stem(word).encode("utf-8", "replace")) % DIMENSIONS] += 1.0
+    length = math.hypot(*numbers)
+    return [number / length for number in numbers]
+
+
+def _text_for(prompt: str) -> str:
     return (
-        f'[sandbox] You asked: "{_quote(wording.text)}". No model was called: this is the built-in sandbox. '
+        f'[sandbox] You asked: "{_quote(prompt)}". No model was called: this is the built-in sandbox. '
         "Set GOOGLE_API_KEY in .env and start again for real answers."
     )
 

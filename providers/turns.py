@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # "Any of them" has another name outside of OpenAI's protocol.
 CHOICES = {"required": "any"}
+NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
 def turns_of(chat: Chat) -> list[MessageLikeRepresentation]:
@@ -37,14 +38,21 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "name": call.name, "args": arguments, "type": "tool_call"}
 
 
-def tool_options(client: BaseChatModel, chat: Chat) -> dict[str, Any]:
-    """The chat's tools, as options of this client's calls."""
+def tool_options(client: BaseChatModel, chat: Chat, none: Any = "none") -> dict[str, Any]:
+    """The chat's tools, as options of this client's calls. none: how it is told to call none of them."""
     if not chat.tools:
         return {}
     choice = tool_choice(chat)
-    named = choice["function"]["name"] if isinstance(choice, dict) else CHOICES.get(choice, choice)
-    bound: Any = client.bind_tools(json.loads(chat.tools), tool_choice=named or None)
+    choices = {**CHOICES, "none": none}
+    named = choice["function"]["name"] if isinstance(choice, dict) else choices.get(choice, choice)
+    tools = [_whole(tool) for tool in json.loads(chat.tools)]
+    bound: Any = client.bind_tools(tools, tool_choice=named or None)
     return dict(bound.kwargs)
+
+
+def _whole(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool without parameters may leave them out, but not everywhere."""
+    return {**tool, "function": {"parameters": NO_PARAMETERS, **tool["function"]}}
 
 
 def tool_choice(chat: Chat) -> Any:
