@@ -23,12 +23,15 @@ from errors import (
 from providers.anthropic import ANTHROPIC, AnthropicProvider, takes_temperature
 from providers.anthropic_faults import fault_of
 from tasks import TEMPERATURES, Task, Usage
+from tests.chat_contract import ChatContract
 from tests.provider_contract import ProviderContract
+from tests.stream_contract import StreamContract
 from tests.upstream import CANARY, Fault, Tokens, Upstream
 
 
-class TestAnthropic(ProviderContract):
+class TestAnthropic(ProviderContract, StreamContract, ChatContract):
     name, model, family = "anthropic", "claude-haiku-4-5", "claude-opus-4-5"
+    cool_model, any_json, counts_early = "claude-haiku-5-5", False, True
     # Its filter answers with a plain 400, of which only the words tell what it is.
     own_faults: ClassVar = {"recitation": (UpstreamFault, False, False)}
     unbilled = frozenset({"recitation"})

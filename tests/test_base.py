@@ -32,13 +32,14 @@ class Scripted:
     """A provider that follows a script of replies and faults, and remembers how it was called."""
 
     name = "scripted"
+    offers: frozenset[str] = frozenset()
 
     def __init__(self, *script: Any, models: Sequence[str] = ("first",)) -> None:
         self._script, self._models = list(script), tuple(models)
         self.calls: list[Call] = []
         self.gone: list[str] = []
 
-    def models(self, requested: str | None) -> Sequence[str]:
+    def models(self, requested: str | None, embeds: bool = False) -> Sequence[str]:
         return self._models if requested is None else (requested,)
 
     def call(self, call: Call) -> Reply:

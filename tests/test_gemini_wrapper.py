@@ -20,7 +20,9 @@ from providers.reply_facts import read_body
 from services import build_services
 from tasks import TEMPERATURES, Task, Usage
 from tests.cache_contract import run_together
+from tests.chat_contract import ChatContract
 from tests.provider_contract import ProviderContract
+from tests.stream_contract import StreamContract
 from tests.test_pipeline import impatient, nano
 from tests.upstream import CANARY, Fault, Tokens, Upstream
 
@@ -37,8 +39,9 @@ def provider_at(upstream: Upstream, *fallbacks: str, **options: Any) -> GeminiPr
     return GeminiProvider("any-key", MODEL, fallbacks, base_url=upstream.url, **options)
 
 
-class TestGemini(ProviderContract):
+class TestGemini(ProviderContract, StreamContract, ChatContract):
     name, model, family = "gemini", MODEL, "gemini"
+    cool_model, counts_on_the_way = "gemini-3.5-flash-lite", True
     counts: ClassVar = {
         "promptTokenCount": 10,
         "cachedContentTokenCount": 4,

@@ -27,12 +27,15 @@ from providers.openai import OPENAI, OpenAIProvider
 from providers.openai_faults import fault_of
 from providers.openai_models import is_openais, takes_temperature
 from tasks import Task, Usage
+from tests.chat_contract import ChatContract
 from tests.provider_contract import ProviderContract
+from tests.stream_contract import StreamContract
 from tests.upstream import CANARY, Fault, Upstream
 
 
-class TestOpenAI(ProviderContract):
+class TestOpenAI(ProviderContract, StreamContract, ChatContract):
     name, model, family = "openai", "gpt-5.4-nano", "gpt-4.1"
+    cool_model = "gpt-6-luna"
     unbilled = frozenset({"blocked_prompt"})
     counts: ClassVar = {
         "prompt_tokens": 10,

@@ -547,8 +547,9 @@ class Buggy:
     """A provider whose adapter breaks after its call."""
 
     name = "gemini"
+    offers: frozenset[str] = frozenset()
 
-    def models(self, requested: str | None) -> list[str]:
+    def models(self, requested: str | None, embeds: bool = False) -> list[str]:
         return ["gemini-3.1-flash-lite"]
 
     def call(self, call: Any) -> Any:

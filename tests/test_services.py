@@ -18,12 +18,13 @@ class Fake:
     """A provider that answers every model with one line of text."""
 
     name = "gemini"
+    offers: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.warmed = 0
 
-    def models(self, requested):
+    def models(self, requested, embeds=False):
         return (requested or "fake-1",)
 
     def call(self, call):
