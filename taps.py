@@ -50,7 +50,8 @@ class Announced:
 class Unfenced:
     """Passes code on without the fence around it, as far as that can be told while it comes.
 
-    A text of several blocks loses its first fence only: when the second one comes, the first line is long gone.
+    A text of several blocks loses its first fence only, and so does one that was cut before its closing fence: by then
+    the first line is long gone.
     """
 
     def __init__(self, tap: Tap) -> None:

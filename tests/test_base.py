@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from errors import (
+    CallerLeft,
     ContentBlocked,
     InvalidReply,
     ModelGone,
@@ -19,9 +21,11 @@ from errors import (
     UpstreamRateLimited,
 )
 from gemini_wrapper import GeminiProvider
-from providers.base import Billed, Call, Meter, Provider, Reply, Terms, answer_from
-from providers.retry import RetryPolicy
+from providers.base import Billed, Call, Meter, Piece, Provider, Reply, Terms, answer_from
+from providers.breaker import OPEN, Breaker
+from providers.retry import Guard, RetryPolicy
 from providers.sandbox import SandboxProvider
+from taps import Beginning
 from tasks import TEMPERATURES, Ask, Task, Usage, word
 
 ONE = Usage(10, 1)
@@ -37,6 +41,7 @@ class Scripted:
     def __init__(self, *script: Any, models: Sequence[str] = ("first",)) -> None:
         self._script, self._models = list(script), tuple(models)
         self.calls: list[Call] = []
+        self.closed = 0
         self.gone: list[str] = []
 
     def models(self, requested: str | None, embeds: bool = False) -> Sequence[str]:
@@ -48,6 +53,18 @@ class Scripted:
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome if isinstance(outcome, Reply) else Reply(outcome, ONE, f"served-{call.model}")
+
+    def stream(self, call: Call) -> Generator[Piece, None, Reply]:
+        """A script's line is then a list of pieces, with a reply or a fault at its end."""
+        self.calls.append(call)
+        *pieces, outcome = self._script.pop(0)
+        try:
+            yield from pieces
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+        finally:
+            self.closed += 1
 
     def retired(self, model: str) -> None:
         self.gone.append(model)
@@ -200,3 +217,149 @@ def test_a_call_is_a_value_that_the_gate_may_shorten():
     provider = Scripted("x")
     put(provider, ask_for())
     assert replace(provider.calls[0], seconds=1.0).wording is provider.calls[0].wording
+
+
+# Streams.
+
+
+class Listener:
+    """A tap that remembers, and leaves after so many texts."""
+
+    def __init__(self, stays: int = 100) -> None:
+        self.begun: list[Beginning] = []
+        self.said: list[str] = []
+        self.ended, self._stays = 0, stays
+
+    def begin(self, beginning: Beginning) -> None:
+        self.begun.append(beginning)
+
+    def say(self, text: str) -> None:
+        if len(self.said) == self._stays:
+            raise CallerLeft()
+        self.said.append(text)
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+def streamed(
+    provider: Provider, listener: Listener, ask: Ask | None = None, guard: Guard | None = None
+) -> tuple[Reply | Exception, Meter]:
+    meter = Meter(len, tap=listener)
+    policy = RetryPolicy(sleep=lambda seconds: None, jitter=lambda low, high: 0.0)
+    try:
+        return answer_from(provider, ask or ask_for(), meter, Terms(policy, 100), guard), meter
+    except (UpstreamFault, CallerLeft) as failure:
+        return failure, meter
+
+
+SENT = len("the input")
+LOST = UpstreamFault(transient=True, unknown=True)
+
+
+def test_a_stream_is_passed_on_as_it_comes_and_billed_as_its_reply_says():
+    listener = Listener()
+    provider = Scripted([Piece("one "), Piece("two", "late"), Reply("one two", Usage(9, 4), "m")])
+    reply, meter = streamed(provider, listener)
+    assert isinstance(reply, Reply)
+    assert (reply.text, listener.said, listener.ended) == ("one two", ["one ", "two"], 1)
+    assert listener.begun == [Beginning("scripted", "first", 1)]
+    assert (meter.charges, meter.attempts, provider.closed) == ([Billed("scripted", "m", Usage(9, 4))], 1, 1)
+
+
+def test_the_beginning_says_what_is_known_by_then():
+    listener = Listener()
+    streamed(Scripted([Piece("x", "served\nby", ignored=("stop",)), Reply("x", ONE, "m")]), listener)
+    assert listener.begun == [Beginning("scripted", "served?by", 1, ignored=("stop",))]
+
+
+def test_a_stream_without_counts_is_estimated_whole():
+    _, meter = streamed(Scripted([Piece("one"), Reply("one", None, "m")]), Listener())
+    assert meter.charges == [Billed("scripted", "m", Usage(SENT, 3, estimated=True))]
+
+
+def test_half_a_surrogate_pair_is_replaced_in_pieces_too():
+    listener = Listener()
+    reply, _ = streamed(Scripted([Piece("a\ud83d"), Reply("a\ud83d", ONE, "m")]), listener)
+    assert isinstance(reply, Reply)
+    assert "".join(listener.said) == reply.text == "a?"
+
+
+def test_before_its_first_piece_a_stream_is_tried_again_and_begins_once():
+    listener = Listener()
+    reply, meter = streamed(Scripted([LOST], [Piece("x"), Reply("x", ONE, "m")]), listener)
+    assert isinstance(reply, Reply)
+    assert [beginning.attempts for beginning in listener.begun] == [2]
+    assert (meter.attempts, meter.unknown_attempts, len(meter.charges)) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "fault", "usage"),
+    [
+        # Nobody counted: estimated as far as it came.
+        ([Piece("one "), Piece("two")], LOST, Usage(SENT, 7, estimated=True)),
+        # Counted so far on the way.
+        ([Piece("one ", usage=Usage(9, 2)), Piece("two", usage=Usage(9, 4))], LOST, Usage(9, 4)),
+        # Counted at the beginning only: the output is at least what came.
+        ([Piece("one two", usage=Usage(9, 1, estimated=True))], LOST, Usage(9, 7, estimated=True)),
+        # The fault knows it best.
+        ([Piece("one", usage=Usage(9, 1))], InvalidReply(transient=True, usage=Usage(9, 5)), Usage(9, 5)),
+        (
+            [Piece("one two", usage=Usage(9, 1, estimated=True))],
+            UpstreamFault(transient=True, usage=Usage(9, 1, estimated=True)),
+            Usage(9, 7, estimated=True),
+        ),
+    ],
+)
+def test_a_stream_that_breaks_is_billed_once_as_far_as_it_came_and_never_tried_again(pieces, fault, usage):
+    fault = type(fault)(transient=fault.transient, unknown=fault.unknown, usage=fault.usage)
+    listener = Listener()
+    provider = Scripted([*pieces, fault], [Piece("never"), Reply("never", ONE, "m")])
+    failure, meter = streamed(provider, listener)
+    assert failure is fault
+    assert (fault.begun, fault.unknown) == (True, False)
+    assert (meter.charges, meter.attempts) == ([Billed("scripted", "first", usage)], 1)
+    assert (meter.unknown_attempts, meter.unknown_nano) == (0, 0)
+    assert (len(provider.calls), provider.closed, listener.ended) == (1, 1, 0)
+
+
+def test_a_caller_who_leaves_is_billed_for_what_came_and_the_provider_is_hung_up_on():
+    listener = Listener(stays=1)
+    provider = Scripted([Piece("one ", "m"), Piece("two"), Piece("three"), Reply("one two three", ONE, "m")])
+    failure, meter = streamed(provider, listener)
+    assert isinstance(failure, CallerLeft)
+    assert (listener.said, provider.closed, len(provider.calls)) == (["one "], 1, 1)
+    assert meter.charges == [Billed("scripted", "first", Usage(SENT, 7, estimated=True))]
+    assert (meter.attempts, meter.unknown_attempts) == (1, 0)
+
+
+def test_a_stream_that_breaks_after_it_began_counts_against_the_service():
+    """Else one whose streams all die on the way would never be left alone."""
+    breaker = Breaker(failures_to_open=3, jitter=lambda low, high: 0.0)
+    for _ in range(3):
+        fault = UpstreamFault(transient=True, unknown=True)
+        streamed(Scripted([Piece("one"), fault]), Listener(), guard=Guard(breaker))
+    assert breaker.state == OPEN
+
+
+def test_a_caller_who_leaves_says_nothing_about_the_service():
+    breaker = Breaker(failures_to_open=1)
+    provider = Scripted([Piece("one"), Reply("one", ONE, "m")])
+    streamed(provider, Listener(stays=0), guard=Guard(breaker))
+    assert breaker.state != OPEN
+
+
+def test_a_bug_of_an_adapter_in_a_stream_may_have_been_billed():
+    meter = Meter(len, bound=lambda provider, call: 70, tap=Listener())
+    with pytest.raises(ZeroDivisionError):
+        meter.run(Scripted([Piece("one"), ZeroDivisionError()]), Call("m", word(ask_for()), 9, 1.0))
+    assert (meter.attempts, meter.unknown_attempts, meter.unknown_nano) == (1, 1, 70)
+
+
+def test_embeddings_ask_for_no_output_and_for_a_model_that_makes_them():
+    provider = SandboxProvider()
+    ask = Ask(Task.EMBED, "a\nb", time.monotonic() + 60, inputs=("a", "b"))
+    reply, meter = put(provider, ask)
+    assert len(json.loads(reply.text)) == 2
+    assert Terms(RetryPolicy(), 100).output_tokens(ask) == 0
+    assert [charge.model for charge in meter.charges] == ["sandbox-1"]

@@ -87,7 +87,7 @@ class Held:
     """A provider whose replies come back only when so many followers wait for them."""
 
     def __init__(self, provider: Provider) -> None:
-        self.name = provider.name
+        self.name, self.offers = provider.name, provider.offers
         self.models, self.retired, self.warm = provider.models, provider.retired, provider.warm
         self._provider = provider
         self.expected: list[int] = []
