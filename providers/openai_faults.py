@@ -69,7 +69,8 @@ def fault_of(error: Exception) -> UpstreamFault:
 
     if isinstance(error, openai.APIStatusError):
         return _fault_of_status(error.status_code, error, told_delay(error.response.headers))
-    if isinstance(error, openai.APIError) and isinstance(error.body, dict):
+    beside = openai.APIConnectionError | openai.APIResponseValidationError
+    if isinstance(error, openai.APIError) and not isinstance(error, beside):
         return _fault_of_status(_status_of_event(error), error, None)
     return fault_of_wire(error)
 

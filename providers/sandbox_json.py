@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,7 +70,9 @@ class _Maker:
         if kind == "string":
             return "sandbox".ljust(min(schema.get("minLength", 0), MOST_CHARS), ".")
         if kind in ("integer", "number"):
-            return max(schema.get("minimum", 0), min(0, schema.get("maximum", 0)))
+            number = max(0, schema.get("minimum", 0))
+            number = min(number, schema.get("maximum", number))
+            return math.ceil(number) if kind == "integer" else number
         return PLAIN[kind]
 
 

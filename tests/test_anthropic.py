@@ -11,11 +11,15 @@ import httpx2
 import pytest
 from langchain_anthropic.data._profiles import _PROFILES
 
+from chats import Chat, Turn
 from config import Settings
 from errors import (
     ContentBlocked,
     EmptyReply,
     InvalidReply,
+    KeyRefused,
+    ModelGone,
+    PromptTooLong,
     UpstreamFault,
     UpstreamQuotaExhausted,
     UpstreamRateLimited,
@@ -25,7 +29,7 @@ from providers.anthropic_faults import fault_of
 from tasks import TEMPERATURES, Task, Usage
 from tests.chat_contract import ChatContract
 from tests.provider_contract import ProviderContract
-from tests.stream_contract import StreamContract
+from tests.stream_contract import StreamContract, broken
 from tests.upstream import CANARY, Fault, Tokens, Upstream
 
 
@@ -263,3 +267,78 @@ def test_an_overloaded_service_is_tried_again(upstream):
     with pytest.raises(UpstreamFault) as fault:
         at(upstream).call(call_of())
     assert (fault.value.transient, fault.value.unknown) == (True, False)
+
+
+# Streams.
+
+
+def events(*told: dict[str, Any]) -> str:
+    return "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in told)
+
+
+def cut_off(upstream: Upstream, *told: dict[str, Any]) -> UpstreamFault:
+    upstream.script(Fault("garbage", text=events(*told)))
+    return broken(at(upstream).stream(call_of()))[1]
+
+
+START = {
+    "type": "message_start",
+    "message": json.loads(reply_json(usage={"input_tokens": 9, "output_tokens": 1})),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "transient"),
+    [
+        ("overloaded_error", UpstreamFault, True),
+        ("api_error", UpstreamFault, True),
+        ("timeout_error", UpstreamFault, True),
+        ("a_new_error", UpstreamFault, True),
+        ("invalid_request_error", UpstreamFault, False),
+        ("rate_limit_error", UpstreamRateLimited, True),
+        ("billing_error", UpstreamQuotaExhausted, False),
+        ("request_too_large", PromptTooLong, False),
+        ("authentication_error", KeyRefused, False),
+        ("permission_error", KeyRefused, False),
+        ("not_found_error", ModelGone, False),
+    ],
+)
+def test_an_error_event_is_judged_by_its_type(upstream, name, kind, transient):
+    """It comes with status 200. What was counted before it was billed."""
+    fault = cut_off(upstream, START, {"type": "error", "error": {"type": name, "message": CANARY}})
+    assert (type(fault), fault.transient, fault.unknown) == (kind, transient, False)
+    assert fault.usage == Usage(9, 1, estimated=True)
+    assert CANARY not in str(fault) + fault.detail
+
+
+def test_first_counts_say_too_little_of_a_reply_that_was_lost(upstream):
+    """It may have been thinking, or writing the arguments of a call, for long."""
+    assert (cut_off(upstream, START).usage, cut_off(upstream, START).unknown) == (None, True)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"type": "message_start", "message": 5},
+        {"type": "message_start", "message": {"usage": 5, "model": 5}},
+        {"type": "message_delta", "usage": 5, "delta": {}},
+        {"type": "message_delta", "usage": {"output_tokens": "x"}, "delta": 5},
+        {"type": "content_block_delta", "delta": 5, "index": "x"},
+        {"type": 5},
+        {"type": "error"},
+        {"type": "error", "error": 5},
+    ],
+    ids=str,
+)
+def test_events_of_another_shape_are_a_fault_and_no_bug(upstream, told):
+    assert cut_off(upstream, told)
+
+
+def test_a_temperature_above_its_scale_is_left_out_which_is_as_warm_as_it_gets(upstream):
+    contract = TestAnthropic()
+    replies = [
+        at(upstream).call(contract.chat(Chat((Turn("user", "Hi"),), temperature=warmth)))
+        for warmth in (1.0, 1.5)
+    ]
+    assert [reply.ignored for reply in replies] == [(), ("temperature",)]
+    assert [call.body.get("temperature") for call in upstream.journal] == [1.0, None]

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from chats import Chat, Turn
 from conftest import House
 from errors import (
+    AskRefused,
     ContentBlocked,
     DeadlineExceeded,
     EmptyReply,
+    InvalidInput,
     InvalidReply,
     KeyRefused,
     ModelGone,
@@ -34,7 +37,7 @@ from errors import (
 from gemini_wrapper import GeminiProvider
 from metrics import NullMetrics
 from prices import OwnPrice, PriceBook, Rates
-from providers.base import Billed, Call, Meter, Provider, Reply, Terms
+from providers.base import Billed, Call, Meter, Piece, Provider, Reply, Terms
 from providers.breaker import FAILURES_TO_OPEN, OPEN, PAUSE, Breaker
 from providers.chain import Chain, Link, is_worth_the_next
 from providers.gate import Gate, GatedProvider
@@ -42,10 +45,10 @@ from providers.retry import Guard, RetryPolicy
 from services import build_services
 from store.rows import charges_from
 from store.tables import requests
-from tasks import Ask, Task, Usage
+from tasks import TOOLS, Ask, Task, Usage
 from tests.cache_contract import run_together
 from tests.servers.ports import free_port
-from tests.test_base import ONE, Scripted
+from tests.test_base import ONE, Listener, Scripted
 from tests.test_metrics import scraped
 from tests.test_pipeline import CHOICE, PROMPT, nano, rebuilt, records
 from tests.test_retry import Time
@@ -126,6 +129,7 @@ THE_CALLERS_OWN = [
     PromptTooLong(),
     UpstreamFault(),
     InvalidReply(),
+    AskRefused(),
     Overloaded(),
     RuntimeError("a bug"),
 ]
@@ -344,6 +348,7 @@ def test_a_refused_key_is_told_to_the_operator_and_a_failover_too(caplog):
         ("chatgpt-latest", "openai", "chatgpt-latest"),
         ("o1-mini", "openai", "o1-mini"),
         ("o3", "openai", "o3"),
+        ("text-embedding-3-large", "openai", "text-embedding-3-large"),
         ("claude-haiku-5-5", "anthropic", "claude-haiku-5-5"),
         ("anthropic/claude-haiku-5-5", "anthropic", "claude-haiku-5-5"),
         ("gemini/whatever", "gemini", "whatever"),
@@ -371,6 +376,55 @@ def test_an_unknown_model_is_refused_with_a_list_of_what_there_is(requested):
     assert (fault.status, fault.field) == (400, "model")
     assert "gemini/g-1, gemini/g-2, openai/o-1" in str(fault)
     assert (first.calls, second.calls) == ([], [])
+
+
+def test_an_ask_goes_only_to_providers_that_offer_what_it_needs():
+    plain, able = Named("gemini", "never"), Named("openai", "hello")
+    able.offers = frozenset({TOOLS})
+    bench = Bench(plain, able)
+    assert bench.ask(Task.CHAT, chat=Chat((Turn("user", "Hi"),), tools="[]")).provider == "openai"
+    assert (plain.calls, len(able.calls)) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"task": Task.CHAT, "chat": Chat((Turn("user", "Hi"),), tools="[]")}, "tools"),
+        ({"task": Task.EMBED, "inputs": ("Hi",)}, "model"),
+    ],
+)
+def test_what_no_provider_offers_is_refused_with_the_fields_name_and_without_a_call(options, field):
+    providers = [Named("gemini", "never"), Named("openai", "never")]
+    refusal = Bench(*providers).failed(InvalidInput, **options)
+    assert refusal.field == field
+    assert "gemini, openai" in str(refusal)
+    assert [provider.calls for provider in providers] == [[], []]
+
+
+def test_once_a_stream_has_begun_nobody_else_is_asked():
+    first, second = Named("gemini", [Piece("one"), busy()]), Named("openai", "never")
+    bench = Bench(first, second)
+    meter = Meter(len, tap=Listener())
+    with pytest.raises(UpstreamFault) as fault:
+        bench.chain.answer(Ask(Task.TEXT, "the input", bench.clock() + 30), meter, bench.terms)
+    assert fault.value.begun
+    assert (len(first.calls), second.calls, bench.links[0].failovers) == (1, [], 0)
+    assert [charge.usage.estimated for charge in meter.charges] == [True]
+
+
+def test_before_a_stream_has_begun_the_next_provider_begins_it():
+    listener = Listener()
+    first, second = (
+        Named("gemini", [UpstreamQuotaExhausted()]),
+        Named("openai", [Piece("one"), Reply("one", ONE, "m")]),
+    )
+    bench = Bench(first, second)
+    meter = Meter(len, tap=listener)
+    bench.chain.answer(Ask(Task.TEXT, "the input", bench.clock() + 30), meter, bench.terms)
+    assert [(beginning.provider, beginning.attempts) for beginning in listener.begun] == [("openai", 2)]
+    # The first had half of the time, and the other half once it had begun; the last has all that is left.
+    (tried,), (asked,) = first.calls, second.calls
+    assert (round(tried.seconds), round(tried.grace), asked.grace) == (15, 15, 0)
 
 
 def test_a_model_whose_maker_is_not_in_the_chain_is_unknown():
@@ -408,7 +462,7 @@ def test_the_offer_is_what_was_configured_whatever_is_retired_for_the_moment(ups
 
 
 def test_every_kind_of_fault_has_its_place():
-    assert not [fault for fault in THE_CALLERS_OWN[:5] if is_worth_the_next(fault)]
+    assert not [fault for fault in THE_CALLERS_OWN[:6] if is_worth_the_next(fault)]
     assert all(is_worth_the_next(script[0]) for script, _ in WORTH_THE_NEXT.values())
     assert is_worth_the_next(TurnedAway())
 

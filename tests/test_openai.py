@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import struct
 from typing import Any, ClassVar
 
 import httpx2
@@ -11,25 +13,29 @@ import openai
 import pytest
 from langchain_openai.data._profiles import _PROFILES
 
+from chats import Chat, ToolCall, Turn
 from config import Settings
 from errors import (
+    AskRefused,
     ContentBlocked,
     EmptyReply,
     InvalidReply,
+    KeyRefused,
     ModelGone,
     PromptTooLong,
     UpstreamFault,
     UpstreamQuotaExhausted,
     UpstreamRateLimited,
 )
+from providers.base import Call, Reply
 from providers.declined import ASKED_AGAIN_SECONDS, MOST_REMEMBERED, Declined
 from providers.openai import OPENAI, OpenAIProvider
-from providers.openai_faults import fault_of
+from providers.openai_faults import fault_of, refused_option
 from providers.openai_models import is_openais, takes_temperature
-from tasks import Task, Usage
-from tests.chat_contract import ChatContract
-from tests.provider_contract import ProviderContract
-from tests.stream_contract import StreamContract
+from tasks import Ask, Task, Usage, word
+from tests.chat_contract import BOTH, ChatContract
+from tests.provider_contract import FAULTS, ProviderContract
+from tests.stream_contract import StreamContract, broken, listen
 from tests.upstream import CANARY, Fault, Upstream
 
 
@@ -275,10 +281,15 @@ def test_details_may_be_missing_but_not_larger_than_the_whole(upstream, details,
 # Faults.
 
 
-def refused(status: int, headers: dict[str, str] | None = None, **facts: Any) -> UpstreamFault:
+def refusal_of(status: int, headers: dict[str, str] | None = None, **facts: Any) -> openai.APIStatusError:
     request = httpx2.Request("POST", "http://127.0.0.1:9/v1")
     response = httpx2.Response(status, headers=headers, request=request)
-    return fault_of(openai.APIStatusError(f"429 503 {CANARY}", response=response, body=facts))
+    kind = openai.BadRequestError if status == 400 else openai.APIStatusError
+    return kind(f"429 503 {CANARY}", response=response, body=facts)
+
+
+def refused(status: int, headers: dict[str, str] | None = None, **facts: Any) -> UpstreamFault:
+    return fault_of(refusal_of(status, headers, **facts))
 
 
 @pytest.mark.parametrize(
@@ -338,3 +349,181 @@ def test_a_fault_that_the_library_only_names_may_have_been_billed():
     unnamed = openai.APIConnectionError(request=httpx2.Request("POST", "http://127.0.0.1:9/v1"))
     fault = fault_of(unnamed)
     assert (type(fault), fault.transient, fault.unknown) == (UpstreamFault, True, True)
+
+
+# Errors inside of a stream have no status.
+
+
+def cut_off(upstream: Upstream, event: str) -> UpstreamFault:
+    upstream.script(Fault("garbage", text=event))
+    return broken(at(upstream).stream(call_of()))[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "transient"),
+    [
+        ({"type": "server_error", "code": None}, UpstreamFault, True),
+        ({"type": "server_error", "code": 503}, UpstreamFault, True),
+        ({"type": "BadRequestError", "code": 400}, UpstreamFault, False),
+        ({"type": "invalid_request_error", "code": None}, UpstreamFault, False),
+        ({"type": "requests", "code": "rate_limit_exceeded"}, UpstreamRateLimited, True),
+        ({"type": "tokens", "code": None}, UpstreamRateLimited, True),
+        ({"type": "insufficient_quota", "code": "insufficient_quota"}, UpstreamQuotaExhausted, False),
+        ({"type": "invalid_request_error", "code": "context_length_exceeded"}, PromptTooLong, False),
+        ({"type": "invalid_request_error", "code": "content_filter"}, ContentBlocked, False),
+        ({"type": "authentication_error"}, KeyRefused, False),
+        ({"code": ["x"], "type": {"y": 1}}, UpstreamFault, True),
+        ({}, InvalidReply, True),
+        ("words only", UpstreamFault, True),
+    ],
+    ids=str,
+)
+def test_an_error_event_is_judged_by_its_type_and_code(upstream, error, kind, transient):
+    fault = cut_off(upstream, f"data: {json.dumps({'error': error})}\n\n")
+    assert (type(fault), fault.transient) == (kind, transient)
+    assert fault.unknown is (kind is InvalidReply)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [5, [5], [{}], [{"delta": 5}], [{"delta": {"refusal": 5, "content": "x"}}], {"delta": {}}, [[]], [None]],
+    ids=str,
+)
+def test_events_of_another_shape_are_a_fault_and_no_bug(upstream, choices):
+    event = json.dumps({"choices": choices, "model": 5, "usage": "x"})
+    assert cut_off(upstream, f"data: {event}\n\ndata: [DONE]\n\n")
+
+
+def test_a_refusal_that_streams_is_content_blocked(upstream):
+    """The client library drops its words."""
+    upstream.script("refusal")
+    assert type(broken(at(upstream).stream(call_of()))[1]) is ContentBlocked
+
+
+def test_a_stream_without_a_reason_to_end_but_with_its_counts_is_a_cut_text(upstream):
+    def event(**facts: Any) -> str:
+        return (
+            f"data: {json.dumps({'id': 'x', 'object': 'chat.completion.chunk', 'model': 'm', **facts})}\n\n"
+        )
+
+    said = event(choices=[{"index": 0, "delta": {"role": "assistant", "content": "hi"}}])
+    upstream.script(
+        Fault("garbage", text=said + event(choices=[], usage=TestOpenAI.counts) + "data: [DONE]\n\n")
+    )
+    _, reply = listen(at(upstream).stream(call_of()))
+    assert (reply.text, reply.whole, reply.usage) == ("hi", False, Usage(10, 7, 4, 2))
+
+
+# What chats have of their own.
+
+
+def test_a_stop_sequence_that_the_model_does_not_take_is_left_out_at_the_next_attempt(upstream):
+    provider = at(upstream, "o3")
+    call = TestOpenAI().chat(Chat((Turn("user", "Hi"),), stop=("x",)), "o3")
+    error = {"type": "invalid_request_error", "param": "stop", "code": "unsupported_parameter"}
+    assert refused_option(refusal_of(400, **error), {"extra_body": {"stop": ["x"]}}) == "stop"
+    provider._declined.note("o3", "stop")
+    assert provider.call(call).ignored == ("stop",)
+    assert "stop" not in upstream.journal[0].body
+
+
+def test_the_arguments_of_a_call_are_passed_on_as_the_model_wrote_them(upstream):
+    written = '{ "city":"Z\\u00fcrich" , "days": 1.0}'
+    calls = [{"id": "call_9", "type": "function", "function": {"name": "get_weather", "arguments": written}}]
+    chat = TestOpenAI().chat(Chat((Turn("user", "Hi"),), tools=BOTH))
+    for arguments in (written, '{"city": "cut o'):
+        calls[0]["function"]["arguments"] = arguments
+        upstream.script(Fault("garbage", text=reply_json("tool_calls", content=None, tool_calls=calls)))
+        reply = at(upstream).call(chat)
+        assert reply.calls == (ToolCall("call_9", "get_weather", arguments),)
+
+
+def test_calls_of_tools_that_nobody_offered_are_no_answer(upstream):
+    calls = [{"id": "call_9", "type": "function", "function": {"name": "x", "arguments": "{}"}}]
+    upstream.script(Fault("garbage", text=reply_json("tool_calls", content=None, tool_calls=calls)))
+    with pytest.raises(InvalidReply):
+        at(upstream).call(call_of())
+
+
+# Embeddings.
+
+
+def embed(upstream: Upstream, *texts: str, seconds: float = 5.0) -> Reply:
+    provider = at(upstream, embedding_model="text-embedding-3-small")
+    (model,) = provider.models(None, True)
+    return provider.call(Call(model, word(Ask(Task.EMBED, "", 0.0, inputs=texts)), 0, seconds))
+
+
+def vectors(reply: Reply) -> list[bytes]:
+    return [base64.b64decode(one) for one in json.loads(reply.text)]
+
+
+def test_embeddings_come_in_the_order_of_their_texts_with_the_providers_counts(upstream):
+    both, first, second = (
+        embed(upstream, "a cat", "a dog"),
+        embed(upstream, "a cat"),
+        embed(upstream, "a dog"),
+    )
+    assert vectors(both) == vectors(first) + vectors(second)
+    assert [len(vector) for vector in vectors(both)] == [1536 * 4] * 2
+    assert (both.usage, both.model) == (Usage(2, 0), "text-embedding-3-small")
+    assert all(sent.body["encoding_format"] == "base64" for sent in upstream.journal)
+
+
+def test_a_model_for_embeddings_may_be_set_and_named(upstream):
+    provider = OpenAIProvider.from_settings(Settings(openai_embedding_model="mine"))
+    assert provider.models(None, True) == ("mine",)
+    assert provider.models("named", True) == ("named",)
+    assert provider.models(None) == ("gpt-5.4-nano",)
+
+
+def embeddings_json(*entries: Any) -> str:
+    return json.dumps({"object": "list", "data": list(entries), "model": "m", "usage": {"prompt_tokens": 3}})
+
+
+def test_a_server_that_answers_in_numbers_and_out_of_order_is_understood(upstream):
+    """Not all of them know the packed form."""
+    entries = ({"index": 1, "embedding": [0.5, -1]}, {"index": 0, "embedding": [0.25, 2]})
+    upstream.script(Fault("garbage", text=embeddings_json(*entries)))
+    reply = embed(upstream, "a", "b")
+    assert vectors(reply) == [struct.pack("<2f", 0.25, 2), struct.pack("<2f", 0.5, -1)]
+    assert reply.usage == Usage(3, 0)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        (),
+        ({"index": 0, "embedding": [1.0]},) * 2,
+        ({"index": 0, "embedding": []},),
+        ({"index": 0, "embedding": "AAA"},),
+        ({"index": 0, "embedding": "AAAA"},),
+        ({"index": 0, "embedding": ["x"]},),
+        ({"index": 0, "embedding": [1e300]},),
+        ({"index": 0, "embedding": None},),
+        ({"index": "x", "embedding": [1.0]},),
+        ({"embedding": [1.0]},),
+        (5,),
+    ],
+    ids=str,
+)
+def test_embeddings_that_are_none_are_a_fault(upstream, entries):
+    upstream.script(Fault("garbage", text=embeddings_json(*entries)))
+    with pytest.raises(InvalidReply):
+        embed(upstream, "a")
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(FAULTS) - {"empty", "no_candidates", "blocked_answer", "blocked_prompt", "recitation"})
+)
+def test_embeddings_fail_as_texts_do(upstream, name):
+    kind, transient, unknown = FAULTS[name]
+    upstream.script(Fault(name, seconds=0.05 if name == "drip" else None))
+    with pytest.raises(UpstreamFault) as fault:
+        embed(upstream, "a cat", seconds=0.4 if name in ("drip", "hang") else 5.0)
+    if name == "bad_request":
+        assert (type(fault.value), fault.value.field) == (AskRefused, "input")
+    else:
+        assert type(fault.value) is kind
+        assert (fault.value.transient, fault.value.unknown) == (transient, unknown)
+    assert CANARY not in str(fault.value) + fault.value.detail

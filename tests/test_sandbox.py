@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
+import math
 import random
+import struct
 from itertools import permutations
+from operator import mul
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chats import Chat, Turn
 from config import Settings
-from errors import ModelUnknown
+from errors import InvalidInput, ModelUnknown
 from providers.base import Call
-from providers.sandbox import MODEL, QUOTE_CHARS, SandboxProvider, best_category, code_for
+from providers.sandbox import DIMENSIONS, MODEL, QUOTE_CHARS, SandboxProvider, best_category, code_for
+from providers.sandbox_json import fitting
 from services import build_services
-from tasks import Ask, Task, read_reply, word
+from tasks import EMBEDDINGS, Ask, Task, read_reply, word
+from tests.stream_contract import listen
 from tests.test_pipeline import COST_HEADERS
 
 OBVIOUS = [
@@ -236,3 +244,104 @@ def test_chance_plays_no_part():
     first = [said(Ask(Task.TEXT, "Hello", 0.0)), code_for("sort it"), best_category("x", ["a", "b"])]
     random.seed(2)
     assert first == [said(Ask(Task.TEXT, "Hello", 0.0)), code_for("sort it"), best_category("x", ["a", "b"])]
+
+
+# Chats, JSON and embeddings.
+
+
+def chatted(chat: Chat) -> str:
+    """Plain and streamed, which must be the same."""
+    call = Call(MODEL, word(Ask(Task.CHAT, chat.text, 0.0, chat=chat)), 100, 1.0)
+    pieces, reply = listen(SandboxProvider().stream(call))
+    assert "".join(piece.text for piece in pieces) == reply.text
+    assert SandboxProvider().call(call) == reply
+    return reply.text
+
+
+def test_a_chat_is_answered_with_what_the_user_said_last():
+    turns = (Turn("user", "First."), Turn("assistant", "Second."), Turn("user", "Third."))
+    assert '"Third."' in chatted(Chat((*turns, Turn("assistant", "Fourth.")), system="Be brief."))
+    assert chatted(Chat((Turn("assistant", "Nobody asked."),))).startswith("[sandbox]")
+
+
+def test_a_chat_ends_before_the_first_of_its_stop_sequences():
+    whole = chatted(Chat((Turn("user", "Hi"),)))
+    stops = ("no such thing", "built-in", "No model")
+    assert chatted(Chat((Turn("user", "Hi"),), stop=stops)) == whole[: whole.index("No model")]
+
+
+PERSON = {
+    "$defs": {"Level": {"enum": ["low", "high"]}, "Home": {"type": "object", "required": []}},
+    "type": "object",
+    "title": "Person",
+    "properties": {
+        "name": {"type": "string", "minLength": 9, "description": "In full."},
+        "age": {"type": "integer", "minimum": 17.5},
+        "debt": {"type": "number", "maximum": -1},
+        "level": {"$ref": "#/$defs/Level"},
+        "home": {"$ref": "#/$defs/Home"},
+        "tags": {"type": "array", "items": {"type": "string"}, "minItems": 2},
+        "spouse": {"anyOf": [{"type": "null"}, {"$ref": "#"}]},
+        "kind": {"const": "person"},
+        "happy": {"type": ["boolean", "null"]},
+        "nickname": {"type": "string"},
+    },
+    "required": ["name", "age", "debt", "level", "home", "tags", "spouse", "kind", "happy"],
+    "additionalProperties": False,
+}
+
+
+def test_json_that_was_asked_for_fits_its_schema():
+    told = chatted(Chat((Turn("user", "Hi"),), schema=json.dumps({"name": "person", "schema": PERSON})))
+    jsonschema.validate(json.loads(told), PERSON)
+    assert json.loads(chatted(Chat((Turn("user", "Hi"),), schema="{}"))) == {}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "^x$"},
+        {"allOf": [{"type": "string"}]},
+        {"$ref": "#"},
+        {"$ref": "#/$defs/Nobody"},
+        {"$ref": 5},
+        {"type": "array", "minItems": 10**9},
+        {"type": "array", "minItems": 999, "items": {"type": "array", "minItems": 999}},
+        {"type": "array", "minItems": "many"},
+        {"type": "strange"},
+        {"type": []},
+        {"type": {}},
+        {"anyOf": []},
+        {"enum": []},
+        {"required": 5},
+        {"required": ["a"], "properties": []},
+        {"type": "number", "minimum": "x"},
+        "text",
+        [],
+        5,
+        None,
+    ],
+    ids=str,
+)
+def test_a_schema_that_is_not_simple_is_refused_and_the_field_named(schema):
+    if schema:
+        chat = Chat((Turn("user", "Hi"),), schema=json.dumps({"name": "x", "schema": schema}))
+        with pytest.raises(InvalidInput) as failure:
+            chatted(chat)
+        assert failure.value.field == "response_format"
+    with pytest.raises(InvalidInput):
+        fitting(schema)
+
+
+def test_texts_that_share_words_have_embeddings_that_are_close():
+    texts = ("The cat sat on the mat.", "A cat on a mat", "Invoices are due in May.", "", "…")
+    ask = Ask(Task.EMBED, "", 0.0, inputs=texts)
+    reply = SandboxProvider().call(Call(MODEL, word(ask), 0, 1.0))
+    vectors = [struct.unpack(f"<{DIMENSIONS}f", base64.b64decode(one)) for one in json.loads(reply.text)]
+    alike, unlike = (sum(map(mul, vectors[0], other)) for other in vectors[1:3])
+    assert alike > 0.3 > 0.1 > unlike
+    assert all(math.isclose(math.hypot(*vector), 1.0, rel_tol=1e-6) for vector in vectors)
+
+
+def test_it_offers_embeddings_and_no_tools():
+    assert SandboxProvider().offers == {EMBEDDINGS}

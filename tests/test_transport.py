@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -218,3 +220,93 @@ def test_a_host_of_several_addresses_is_reached_by_the_one_that_answers(clients,
 def test_a_host_without_an_address_is_a_connect_error(clients):
     with pytest.raises(httpcore.ConnectError):
         clients().post("http://no-such-host.invalid:1/", json=BODY, timeout=5)
+
+
+def begun(client: Any, upstream: Upstream, seconds: float = 5.0) -> Any:
+    """A streamed reply whose first bytes are there."""
+    url = f"{upstream.url}/v1beta/models/gemini-test:streamGenerateContent?alt=sse"
+    request = client.build_request(
+        "POST", url, json=BODY, headers={"x-goog-api-key": "any-key"}, timeout=seconds
+    )
+    reply = client.send(request, stream=True)
+    chunks = reply.iter_bytes()
+    assert next(chunks)
+    return chunks
+
+
+def test_a_call_may_be_given_more_time_while_it_runs(clients, upstream):
+    client = clients()
+    for more, ends in ((5.0, True), (0.0, False)):
+        upstream.script(Fault("ok", pause=0.15))
+        chunks = begun(client, upstream, seconds=0.2)
+        client._transport.extend(more)
+        if ends:
+            assert b"".join(chunks)
+        else:
+            with pytest.raises(httpcore.ReadTimeout):
+                b"".join(chunks)
+
+
+def test_more_time_for_a_call_without_a_limit_changes_nothing(clients, upstream):
+    client = clients()
+    chunks = begun(client, upstream, seconds=None)
+    client._transport.extend(-5.0)
+    assert b"".join(chunks)
+
+
+def test_hanging_up_closes_what_is_still_open_and_forgets_its_body(clients, upstream):
+    client = clients()
+    upstream.script(Fault("ok", pause=5.0))
+    begun(client, upstream)
+    assert client._transport.called
+    client._transport.hang_up()
+    assert client._transport._pool.connections == []
+    assert upstream.wait_idle(2.0)
+    assert (client._transport.called, client._transport.last_body()) == (False, b"")
+
+
+def test_hanging_up_after_a_whole_reply_keeps_the_connection(clients, upstream):
+    client = clients()
+    for _ in range(3):
+        ask(client, upstream)
+        client._transport.hang_up()
+    assert upstream.connections == 1
+
+
+def test_what_was_taken_of_a_body_is_not_kept(clients, upstream):
+    client = clients()
+    upstream.script(Fault("ok", pause=0.05))
+    chunks = begun(client, upstream)
+    taken = [client._transport.take_body(), *(client._transport.take_body() for _ in chunks)]
+    assert len(taken) == 4
+    assert all(taken)
+    assert client._transport.take_body() == client._transport.last_body() == b""
+
+
+@pytest.mark.parametrize(("delay", "kept"), [(0.0, True), (0.02, True), (1.0, False)])
+def test_a_reader_who_stops_at_the_end_mark_keeps_the_connection_if_the_end_follows_soon(
+    clients, library, delay, kept
+):
+    """Servers send the mark and the end of the body one after the other, often in packets of their own."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=say_done, args=(server, delay))
+        thread.start()
+        client = clients()
+        with client.stream("GET", f"http://127.0.0.1:{server.getsockname()[1]}/", timeout=5) as reply:
+            assert next(reply.iter_bytes()).endswith(b"[DONE]\n\n")
+            began = time.monotonic()
+        assert time.monotonic() - began < 0.5
+        assert bool(client._transport._pool.connections) is kept
+        client.close()
+        thread.join(5)
+
+
+def say_done(server: socket.socket, delay: float) -> None:
+    with server.accept()[0] as connection, contextlib.suppress(OSError):
+        connection.recv(65536)
+        body = b"data: [DONE]\n\n"
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head + b"%x\r\n%b\r\n" % (len(body), body))
+        time.sleep(delay)
+        connection.sendall(b"0\r\n\r\n")
+        connection.recv(1)
