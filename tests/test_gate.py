@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from errors import ContentBlocked, EmptyReply, Overloaded, PromptTooLong, UpstreamFault
+from errors import ContentBlocked, EmptyReply, InvalidInput, Overloaded, PromptTooLong, UpstreamFault
 from gemini_wrapper import GeminiProvider
 from metrics import NullMetrics
 from providers.base import Call, Reply
@@ -126,6 +126,32 @@ def test_a_provider_behind_the_gate_gets_the_time_that_is_left_and_its_calls_are
         ("sandbox", "model", "content_blocked"),
         ("sandbox", "other", "upstream_error"),
     ]
+
+
+def test_a_stream_holds_its_place_until_it_ends_and_is_noted_then_however_it_ends():
+    metrics, gate = Noting(), Gate(1, 1)
+    gated = GatedProvider(SandboxProvider(), gate, metrics)
+    whole, left = gated.stream(CALL), gated.stream(CALL)
+    next(whole)
+    with pytest.raises(Overloaded):
+        next(gated.stream(replace(CALL, seconds=0.0)))
+    assert list(whole)
+    next(left)
+    left.close()
+    with gate.call(0.0):
+        pass
+    assert [outcome for _, _, outcome in metrics.calls] == ["ok", "caller_left"]
+    assert gated.failures_in_a_row == 0
+
+
+def test_an_ask_that_an_adapter_refuses_before_its_call_is_no_failure_of_the_service():
+    provider, metrics = Told(), Noting()
+    gated = GatedProvider(provider, Gate(2, 2), metrics)
+    provider.outcome = InvalidInput("Simplify `tools`.")
+    with pytest.raises(InvalidInput):
+        gated.call(CALL)
+    assert [outcome for _, _, outcome in metrics.calls] == ["invalid_input"]
+    assert gated.failures_in_a_row == 0
 
 
 @pytest.mark.parametrize("at_work", [None, ContentBlocked(), EmptyReply(), PromptTooLong()], ids=repr)
