@@ -15,6 +15,7 @@ from api.hooks import add_hooks
 from api.ops import build_ops
 from api.replies import EXPOSED_HEADERS
 from api.v1 import build_v1
+from api.v2 import build_v2
 from api.visit import add_headers
 from config import Settings, disarm_libraries, load_settings
 from errors import PlatformError
@@ -40,9 +41,10 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     add_hooks(app, house)
     _allow_origins(app, house.settings)
     _shape_errors(app, house)
-    blueprint, api_v1 = build_v1()
-    app.register_blueprint(blueprint)
-    app.register_blueprint(build_ops(api_v1))
+    blueprint_v1, api_v1 = build_v1()
+    blueprint_v2, api_v2 = build_v2()
+    for blueprint in (blueprint_v1, blueprint_v2, build_ops(api_v1, api_v2)):
+        app.register_blueprint(blueprint)
     app.register_blueprint(
         build_dashboard(lambda: house.ledger.reader, house.prices, house.logger.recent_events)
     )

@@ -36,6 +36,13 @@ class UnsupportedMedia(PlatformError):
     sentence = "Send JSON: set the header Content-Type: application/json and no Content-Encoding."
 
 
+class ModelNotListed(PlatformError):
+    """The address of a model that is not configured; as a parameter it is a ModelUnknown."""
+
+    status, code = 404, "model_not_found"
+    sentence = "There is no such model here. GET /api/v2/models lists what there is."
+
+
 class Blocked(PlatformError):
     status, code = 400, "blocked"
     sentence = "This request looks like an attack and was refused. Remove unusual characters from path, query and headers."

@@ -32,7 +32,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# Swagger's page holds one inline script.
+# Swagger's pages hold one inline script each.
+SWAGGERS = ("ops.swagger", "ops.swagger_v2")
 SWAGGERS_POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self'; connect-src 'self'; frame-ancestors 'none'"
@@ -180,7 +181,7 @@ def _common_headers(visit: Visit, response: Response) -> list[tuple[str, str]]:
 
 
 def _page_headers(endpoint: str | None) -> list[tuple[str, str]]:
-    policy = SWAGGERS_POLICY if endpoint == "ops.swagger" else POLICY
+    policy = SWAGGERS_POLICY if endpoint in SWAGGERS else POLICY
     return [
         ("Content-Security-Policy", policy),
         ("X-Frame-Options", "DENY"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response
@@ -16,7 +17,7 @@ from config import VERSION
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def build_ops(api_v1: PlatformApi) -> Blueprint:
+def build_ops(api_v1: PlatformApi, api_v2: PlatformApi) -> Blueprint:
     """The blueprint of the operators' doors, new for each app."""
     blueprint = Blueprint("ops", __name__)
     blueprint.add_url_rule("/", view_func=index)
@@ -24,7 +25,8 @@ def build_ops(api_v1: PlatformApi) -> Blueprint:
     blueprint.add_url_rule("/api/v1/health", view_func=health)
     blueprint.add_url_rule("/api/v1/health/live", view_func=live)
     blueprint.add_url_rule("/api/v1/health/ready", view_func=ready)
-    blueprint.add_url_rule("/swagger/", "swagger", lambda: apidoc.ui_for(api_v1), strict_slashes=False)
+    for address, name, api in (("/swagger/", "swagger", api_v1), ("/api/v2/swagger/", "swagger_v2", api_v2)):
+        blueprint.add_url_rule(address, name, partial(apidoc.ui_for, api), strict_slashes=False)
     return blueprint
 
 
@@ -35,6 +37,7 @@ def index() -> Response:
         "version": VERSION,
         "mode": services().settings.mode,
         "documentation": "/swagger/",
+        "openai_compatible": "/api/v2/swagger/",
         "health": "/api/v1/health",
         "metrics": "/metrics",
         "tasks": ["/api/v1/generate/text", "/api/v1/generate/code", "/api/v1/classify/text"],

@@ -9,8 +9,9 @@ import orjson
 from flask import Response
 from werkzeug.exceptions import HTTPException
 
+from api.error_shapes import is_openais, openai_error, own_error
 from api.limiting import RateLimited
-from api.visit import current_visit
+from api.visit import current_request, current_visit
 from errors import PlatformError
 from prices import format_dollars
 from tasks import Answer, Bill
@@ -22,13 +23,16 @@ EXPOSED_HEADERS = (
     "X-Request-ID X-Cost-Input X-Cost-Output X-Cost-Total X-Cost-Overall X-Cost-Saved X-Cost-Known "
     "X-Tokens-Input X-Tokens-Output X-Tokens-Estimated X-Cached X-Cache-Status X-Model X-Provider "
     "X-Upstream-Attempts X-Params-Ignored "
-    "RateLimit-Limit RateLimit-Remaining RateLimit-Reset Retry-After"
+    "RateLimit-Limit RateLimit-Remaining RateLimit-Reset Retry-After Deprecation Sunset Link"
 ).split()
 
 # What Flask and Werkzeug refuse by themselves, in our words.
 REFUSALS = {
     400: ("bad_request", "The request is malformed. Check its address, Host and headers."),
-    404: ("not_found", "There is nothing at this address. GET /swagger/ lists what there is."),
+    404: (
+        "not_found",
+        "There is nothing at this address. GET /swagger/ and /api/v2/swagger/ list what there is.",
+    ),
     405: ("method_not_allowed", "This address does not take this method. Use one of the Allow header."),
     408: ("request_timeout", "The request took too long to arrive. Send it again."),
     413: ("too_large", "The body is too large. Send at most 1 MiB."),
@@ -38,10 +42,15 @@ REFUSALS = {
 
 def render_answer(field: str, answer: Answer) -> Response:
     """200 with the answer in `field`, and its bill in the headers."""
+    return render_json({field: answer.text}, answer)
+
+
+def render_json(body: dict[str, Any], answer: Answer) -> Response:
+    """200 with this body, and the bill of the answer in the headers."""
     visit = current_visit()
     visit.answer = answer
     visit.headers += answer_headers(answer)
-    return json_reply({field: answer.text})
+    return json_reply(body)
 
 
 def answer_headers(answer: Answer) -> list[tuple[str, str]]:
@@ -52,7 +61,13 @@ def answer_headers(answer: Answer) -> list[tuple[str, str]]:
         ("X-Cache-Status", answer.cache_status),
         ("X-Upstream-Attempts", str(answer.bill.attempts)),
     ]
-    return [*headers, ("X-Params-Ignored", ", ".join(answer.ignored))] if answer.ignored else headers
+    return headers + ignored_header(answer.ignored)
+
+
+def ignored_header(by_model: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The parameters that changed nothing: those that the model does not take, and those that it was not told."""
+    ignored = by_model + current_visit().left_out
+    return [("X-Params-Ignored", ", ".join(ignored))] if ignored else []
 
 
 def bill_headers(bill: Bill, overall_nano: int) -> list[tuple[str, str]]:
@@ -150,20 +165,12 @@ def render_bug() -> Response:
     return _error(PlatformError.status, PlatformError.code, PlatformError.sentence)
 
 
-def failure_json(failure: PlatformError, request_id: str) -> dict[str, Any]:
-    """The body of an error of our own."""
-    return _error_json(str(failure), failure.code, request_id, failure.field)
-
-
-def _error_json(sentence: str, code: str, request_id: str, field: str | None) -> dict[str, Any]:
-    body = {"error": sentence, "code": code, "request_id": request_id}
-    return body if field is None else body | {"field": field}
-
-
 def _error(status: int, code: str, sentence: str, field: str | None = None) -> Response:
     visit = current_visit()
     visit.error_code = code
-    return json_reply(_error_json(sentence, code, visit.request_id, field), status)
+    if is_openais(current_request().path):
+        return json_reply(openai_error(status, code, sentence, field), status)
+    return json_reply(own_error(sentence, code, visit.request_id, field), status)
 
 
 def json_reply(body: dict[str, Any], status: int = 200) -> Response:

@@ -23,7 +23,7 @@ CLASSIFY_FIELDS = frozenset({"text", "categories", "model"})
 def read_generate(task: Task, settings: Settings) -> tuple[Ask, bool]:
     """The Ask of one of the two generate routes, and whether its answer is to come as a stream."""
     body = read_body(GENERATE_FIELDS)
-    ask = _ask(
+    ask = make_ask(
         task,
         rules.text_field(body.get("prompt"), "prompt", settings.max_prompt_chars),
         settings,
@@ -36,7 +36,7 @@ def read_generate(task: Task, settings: Settings) -> tuple[Ask, bool]:
 def read_classify(settings: Settings) -> Ask:
     """The Ask of the classify route."""
     body = read_body(CLASSIFY_FIELDS)
-    return _ask(
+    return make_ask(
         Task.CLASSIFY,
         rules.text_field(body.get("text"), "text", settings.max_prompt_chars),
         settings,
@@ -45,7 +45,8 @@ def read_classify(settings: Settings) -> Ask:
     )
 
 
-def _ask(task: Task, text: str, settings: Settings, **options: Any) -> Ask:
+def make_ask(task: Task, text: str, settings: Settings, **options: Any) -> Ask:
+    """The Ask of the request at hand."""
     visit, asked = current_visit(), current_request()
     visit.prompt = text
     fresh = _cache_directives(asked)
@@ -67,16 +68,17 @@ def _cache_directives(asked: Request) -> set[str]:
     return {part.strip().lower() for part in header.split(",")} if header else set()
 
 
-def read_body(known: Iterable[str]) -> dict[str, Any]:
-    """The body as a JSON object that holds known fields only, each once."""
+def read_body(known: Iterable[str], example: str = '{"prompt": "Hello"}') -> dict[str, Any]:
+    """The body as a JSON object that holds known fields only, each once; the example is for whoever sends none."""
     asked = current_request()
     if not _is_json(asked) or "HTTP_CONTENT_ENCODING" in asked.environ:
         raise UnsupportedMedia()
-    body = _parse(_data(asked))
+    body = _parse(_data(asked), example)
     for name in body:
         if name not in known:
             raise InvalidInput(
-                f"There is no field `{_short(name)}`. Known: {_listed(known)}.", field=_short(name)
+                f"There is no field `{rules.short(name)}`. Known: {rules.listed(known)}.",
+                field=rules.short(name),
             )
     return body
 
@@ -97,13 +99,13 @@ def _data(asked: Request) -> bytes:
     return data
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def _parse(data: bytes, example: str) -> dict[str, Any]:
     try:
-        body = _STRICT.decode(data.decode())
+        body = STRICT.decode(data.decode())
     except (ValueError, RecursionError):
-        raise InvalidInput('The body is not JSON. Send an object such as {"prompt": "Hello"}.') from None
+        raise InvalidInput(f"The body is not JSON. Send an object such as {example}.") from None
     if not isinstance(body, dict):
-        raise InvalidInput('The body must be a JSON object, such as {"prompt": "Hello"}.')
+        raise InvalidInput(f"The body must be a JSON object, such as {example}.")
     return body
 
 
@@ -115,16 +117,10 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     body = dict(pairs)
     if len(body) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise InvalidInput(f"The field `{_short(twice)}` stands twice. Send it once.", field=_short(twice))
+        raise InvalidInput(
+            f"The field `{rules.short(twice)}` stands twice. Send it once.", field=rules.short(twice)
+        )
     return body
 
 
-_STRICT = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_once_each)
-
-
-def _short(name: str) -> str:
-    return name.encode("ascii", "backslashreplace").decode()[:64]
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(names))
+STRICT = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_once_each)

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import orjson
 from flask import Response
 
-from api.replies import answer_headers, bill_json, failure_json
+from api.error_shapes import failure_json
+from api.replies import answer_headers, bill_json, ignored_header
 from api.visit import Visit, current_visit
 from errors import PlatformError
 from services import Services
@@ -79,15 +80,15 @@ def _beginning_headers(first: Beginning) -> list[tuple[str, str]]:
         ("X-Provider", first.provider),
         ("X-Upstream-Attempts", str(first.attempts)),
     ]
-    return [*headers, ("X-Params-Ignored", ", ".join(first.ignored))] if first.ignored else headers
+    return headers + ignored_header(first.ignored)
 
 
 def _whole(voice: Voice, answer: Answer) -> bytes:
     """An answer that was there already."""
     bill = answer.bill
     beginning = Beginning(bill.provider, bill.model, bill.attempts, answer.cache_status, answer.ignored)
-    said = voice.piece(answer.text) if answer.text else b""
-    return voice.begin(beginning) + said + voice.last(answer)
+    opening = voice.begin(beginning)
+    return opening + (voice.piece(answer.text) if answer.text else b"") + voice.last(answer)
 
 
 def _events(stream: Stream, first: Beginning, voice: Voice, patience: float) -> Iterator[bytes]:

@@ -84,7 +84,7 @@ FAILURES = {
 }
 
 
-def documented(namespace: Namespace, body: Any, reply: Any) -> Callable[[View], View]:
+def documented(namespace: Namespace, body: Any, reply: Any, failure: Any = failure) -> Callable[[View], View]:
     """Swagger's view of a task route; what is checked stands in api/schemas."""
 
     def decorate(view: View) -> View:

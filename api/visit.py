@@ -34,6 +34,8 @@ class Visit:
     stream: Stream | None = None
     prompt: str | None = None
     error_code: str | None = None
+    # Parameters of the request that no provider is told.
+    left_out: tuple[str, ...] = ()
     allowance: Allowance | None = None
     # What the reply says beside its body; add_headers puts it there.
     headers: list[tuple[str, str]] = field(default_factory=list)

@@ -1,0 +1,109 @@
+"""An answer as OpenAI's chat completion: whole, or in chunks as it comes, the bill inside `usage`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import Response
+
+from api.error_shapes import openai_failure_json
+from api.replies import bill_json, render_json
+from api.sse import event
+from chats import ToolCall
+from errors import PlatformError
+from taps import Beginning
+from tasks import Answer, Bill
+
+DONE = b"data: [DONE]\n\n"
+
+
+def render_chat(answer: Answer, request_id: str) -> Response:
+    """200 with the completion, and its bill in the headers too."""
+    choice = {
+        "index": 0,
+        "message": _message(answer),
+        "logprobs": None,
+        "finish_reason": finish_reason(answer),
+    }
+    usage = usage_json(answer.bill, answer.overall_nano, answer.cached)
+    body = _frame(request_id, "chat.completion") | {"model": answer.bill.model, "choices": [choice]}
+    return render_json(body | {"usage": usage}, answer)
+
+
+def _frame(request_id: str, kind: str) -> dict[str, Any]:
+    known = {"id": f"chatcmpl-{request_id}", "object": kind, "created": int(time.time())}
+    return known | {"system_fingerprint": None}
+
+
+def _message(answer: Answer) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text or None, "refusal": None}
+    return message | ({"tool_calls": [call_json(call) for call in answer.calls]} if answer.calls else {})
+
+
+def call_json(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def finish_reason(answer: Answer) -> str:
+    if not answer.whole:
+        return "length"
+    return "tool_calls" if answer.calls else "stop"
+
+
+def usage_json(bill: Bill, overall_nano: int, cached: bool) -> dict[str, Any]:
+    """Tokens as OpenAI counts them, and what they cost: dollars of nine decimals, null where a model has no price."""
+    usage = bill.usage
+    counts = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+    cost = bill_json(bill, overall_nano)["cost"] | {"cached": cached}
+    return counts | {"cost": cost} | ({"estimated": True} if usage.estimated else {})
+
+
+class ChatVoice:
+    """Chunks: the role, pieces of text, each call of a tool as one, the end; then `[DONE]`.
+
+    The bill stands in the chunk of the end, or with `usage_apart` in one more of its own.
+    """
+
+    def __init__(self, request_id: str, usage_apart: bool) -> None:
+        self._frame, self._usage_apart = _frame(request_id, "chat.completion.chunk"), usage_apart
+
+    def begin(self, beginning: Beginning) -> bytes:
+        self._frame["model"] = beginning.model
+        return self._delta({"role": "assistant", "content": "", "refusal": None})
+
+    def piece(self, text: str) -> bytes:
+        return self._delta({"content": text})
+
+    def last(self, answer: Answer) -> bytes:
+        usage = usage_json(answer.bill, answer.overall_nano, answer.cached)
+        calls = [self._call(place, call) for place, call in enumerate(answer.calls)]
+        if self._usage_apart:
+            end = self._delta({}, finish_reason(answer)) + self._chunk([], {"usage": usage})
+        else:
+            end = self._delta({}, finish_reason(answer), {"usage": usage})
+        return b"".join([*calls, end, DONE])
+
+    def failed(self, failure: PlatformError) -> bytes:
+        told = openai_failure_json(failure)
+        if failure.bill is not None:
+            told["usage"] = usage_json(failure.bill, failure.overall_nano, cached=False)
+        return event(told)
+
+    def _call(self, place: int, call: ToolCall) -> bytes:
+        return self._delta({"tool_calls": [{"index": place} | call_json(call)]})
+
+    def _delta(
+        self, delta: dict[str, Any], finish: str | None = None, more: dict[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return self._chunk([choice], more or ({"usage": None} if self._usage_apart else {}))
+
+    def _chunk(self, choices: list[dict[str, Any]], more: dict[str, Any]) -> bytes:
+        return event(self._frame | {"choices": choices} | more)
