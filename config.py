@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 from dotenv import dotenv_values
 
 VERSION = "0.1.0"
+# The day from which version 1 of the API had a successor.
+V2_SINCE = date(2026, 11, 23)
 ROOT = Path(__file__).resolve().parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROVIDERS = ("gemini", "openai", "anthropic")
@@ -96,6 +99,16 @@ def _seconds(low: float, high: float) -> Callable[[str, str], float]:
         return number
 
     return read
+
+
+def _sunset(name: str, raw: str) -> date:
+    try:
+        day = date.fromisoformat(raw)
+    except ValueError:
+        day = date.min
+    if day < V2_SINCE:
+        raise ConfigError(f"{name} must be a date such as 2027-06-30, and not before {V2_SINCE}.")
+    return day
 
 
 def _one_of(*choices: str) -> Callable[[str, str], str]:
@@ -200,6 +213,7 @@ class Settings:
     trusted_proxies: int = setting(0, _whole(0, 10))
     trusted_hosts: tuple[str, ...] = setting((), _names)
     cors_origins: tuple[str, ...] = setting((), _origins)
+    api_v1_sunset: date | None = setting(None, _sunset)  # noqa: RUF009  a field, as all of them
 
     cache_max_size: int = setting(1000, _whole(1, 10_000_000))
     cache_ttl_seconds: float = setting(3600.0, _seconds(0, 31_536_000))

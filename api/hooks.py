@@ -15,6 +15,7 @@ from flask import Flask, Request, Response, g
 from api.limiting import Limits, RateLimited, build_limits, caller_of
 from api.replies import JSON
 from api.sse import shown
+from api.sunset import sunset_headers
 from api.visit import VISIT, Visit, current_request, current_visit
 from errors import Blocked, Overloaded, PlatformError, UnknownHost
 from security.familiar import Familiar, envelope_of
@@ -54,6 +55,7 @@ class Hooks:
     def __init__(self, house: Services, limits: Limits) -> None:
         self._house, self._limits, self._familiar = house, limits, Familiar()
         self._hosts = house.settings.accepted_hosts
+        self._sunset = sunset_headers(house.settings.api_v1_sunset)
 
     def receive(self) -> None:
         """An id, a clock and a START line for the request; then refuse what must not go further."""
@@ -91,6 +93,8 @@ class Hooks:
         if kind == "application/json":  # Flask-RESTX leaves the charset out
             response.content_type = JSON
         visit.headers += _common_headers(visit, response)
+        if self._sunset and current_request().path.startswith("/api/v1/"):
+            visit.headers += self._sunset
         if kind.startswith("text/html"):
             visit.headers += _page_headers(current_request().endpoint)
         self._account(visit, response.status_code)
