@@ -22,7 +22,7 @@ def sandbox(make_house):
 
 
 @pytest.mark.parametrize(
-    "path", ["/nowhere", "/api", "/api/v1/nowhere", "/api/v2/chat", "/swagger/x", "/metrics/"]
+    "path", ["/nowhere", "/api", "/api/v1/nowhere", "/api/v3/chat", "/swagger/x", "/metrics/"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_what_is_not_there_is_404_in_one_shape(sandbox, path, method):
