@@ -6,7 +6,7 @@ from typing import Any
 
 from api.chat_asks import LEFT_OUT, MAX_STOPS
 from api.chat_tools import CHOICES, FORMATS, MAX_TOOLS
-from api.chat_turns import FIELDS, MAX_MESSAGES
+from api.chat_turns import FIELDS, MAX_CALLS, MAX_MESSAGES, MAX_NAME_CHARS
 from api.embeddings import FORMATS as VECTOR_FORMATS
 from api.embeddings import MAX_INPUTS
 from rules import MODEL_NAME, PLAIN_WORD
@@ -35,7 +35,8 @@ def told(description: str, **more: Any) -> Schema:
 
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer"}
-FLAG: Schema = {"type": "boolean", "x-nullable": True}
+NULLABLE: Schema = {"x-nullable": True}
+FLAG: Schema = {"type": "boolean", **NULLABLE}
 WORD: Schema = {"type": "string", "pattern": f"^(?:{PLAIN_WORD.pattern})$"}
 ANY_OBJECT: Schema = {"type": "object"}
 
@@ -45,7 +46,7 @@ MODEL_FIELD = told(
     type="string",
     pattern=f"^(?:{MODEL_NAME.pattern})$",
     example="default",
-    **{"x-nullable": True},
+    **NULLABLE,
 )
 CALL = closed(
     "id type function",
@@ -55,16 +56,12 @@ CALL = closed(
     function=closed("name arguments", name=WORD, arguments=told("JSON in a string", type="string")),
 )
 MESSAGE = closed(
-    "role",
-    role={"type": "string", "enum": sorted(FIELDS)},
-    content=told("a string, or a list of parts of the form {type: text, text: ...}"),
-    name=told("read, and not passed on"),
-    tool_calls=told("of an assistant: what it asked for", **a_list(CALL, 128), **{"x-nullable": True}),
-    tool_call_id=told("of a tool: which of the calls it answers"),
-    refusal=told("of an assistant"),
-    annotations=told("of an assistant: not read"),
-    audio=told("not taken"),
-    function_call=told("not taken"),
+    "role content",
+    role={"type": "string", "enum": ["user", *sorted(FIELDS.keys() - {"user"})]},
+    content=told("or a list of parts of the form {type: text, text: ...}", minLength=1, **TEXT, **NULLABLE),
+    name=told("read, and not passed on", minLength=1, maxLength=MAX_NAME_CHARS, **TEXT, **NULLABLE),
+    tool_calls=told("of an assistant: what it asked for", **a_list(CALL, MAX_CALLS), **NULLABLE),
+    tool_call_id=told("of a tool: which of the calls it answers", **TEXT),
 )
 TOOL = closed(
     "type function",
@@ -72,40 +69,41 @@ TOOL = closed(
     function=closed(
         "name",
         name=WORD,
-        description={"type": "string", "x-nullable": True},
-        parameters=ANY_OBJECT | {"x-nullable": True},
+        description={"type": "string", **NULLABLE},
+        parameters=ANY_OBJECT | NULLABLE,
         strict=FLAG,
     ),
 )
-FORMAT = closed(
-    "type",
-    type={"type": "string", "enum": list(FORMATS)},
-    json_schema=closed(
-        "name schema",
-        name=WORD,
-        schema=ANY_OBJECT,
-        strict=FLAG,
-        description={"type": "string", "x-nullable": True},
+FORMAT = (
+    closed(
+        "type",
+        type={"type": "string", "enum": list(FORMATS)},
+        json_schema=closed(
+            "name schema",
+            name=WORD,
+            schema=ANY_OBJECT,
+            strict=FLAG,
+            description={"type": "string", **NULLABLE},
+        )
+        | NULLABLE,
     )
-    | {"x-nullable": True},
-) | {"x-nullable": True}
+    | NULLABLE
+)
 CHAT = closed(
     "messages",
     model=MODEL_FIELD,
     messages=a_list(
         MESSAGE, MAX_MESSAGES, example=[{"role": "user", "content": "Say hello in one sentence."}]
     ),
-    temperature={"type": "number", "minimum": 0, "maximum": 2, "x-nullable": True},
-    max_tokens={"type": "integer", "minimum": 1, "x-nullable": True},
-    max_completion_tokens=told(
-        "counts where both are sent", type="integer", minimum=1, **{"x-nullable": True}
-    ),
+    temperature={"type": "number", "minimum": 0, "maximum": 2, **NULLABLE},
+    max_tokens={"type": "integer", "minimum": 1, **NULLABLE},
+    max_completion_tokens=told("counts where both are sent", type="integer", minimum=1, **NULLABLE),
     stop=told(f"a string, or up to {MAX_STOPS} of them"),
-    n=told("one answer is made", type="integer", enum=[1], **{"x-nullable": True}),
+    n=told("one answer is made", type="integer", enum=[1], **NULLABLE),
     stream=told("true: chunks as server-sent events, the bill in the last one", **FLAG),
-    stream_options=closed(include_usage=FLAG, include_obfuscation=FLAG) | {"x-nullable": True},
+    stream_options=closed(include_usage=FLAG, include_obfuscation=FLAG) | NULLABLE,
     response_format=FORMAT,
-    tools={"type": "array", "items": TOOL, "maxItems": MAX_TOOLS, "x-nullable": True},
+    tools={"type": "array", "items": TOOL, "maxItems": MAX_TOOLS, **NULLABLE},
     tool_choice=told(f"one of {', '.join(CHOICES)}, or an object that names one of the tools"),
     **{name: told("known, and left out: X-Params-Ignored says so") for name in sorted(LEFT_OUT)},
 )
@@ -131,8 +129,10 @@ COMPLETION = an_object(
 EMBED = closed(
     "input",
     model=MODEL_FIELD,
-    input=told(f"a string, or 1 to {MAX_INPUTS} of them", example="Say hello in one sentence."),
-    encoding_format={"type": "string", "enum": list(VECTOR_FORMATS), "x-nullable": True},
+    input=told(
+        f"or a list of 1 to {MAX_INPUTS} texts", minLength=1, example="Say hello in one sentence.", **TEXT
+    ),
+    encoding_format={"type": "string", "enum": list(VECTOR_FORMATS), **NULLABLE},
     user=told("known, and left out"),
 )
 VECTORS = an_object(

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 PATHS = ("/api/v1/generate/text", "/api/v1/generate/code", "/api/v1/classify/text")
 JSON = "application/json"
-# Together 5,100. The examples are the same in every run: a failure that comes, stays.
+EVENTS = "text/event-stream; charset=utf-8"
+CHAT, EMBED = "/api/v2/chat/completions", "/api/v2/embeddings"
+# Together 7,900. The examples are the same in every run: a failure that comes, stays.
 DESCRIBED, MADE, BENT = 150, 2_200, 2_000
+CHATS = 2_200
 
 FIELDS = ("prompt", "text", "categories", "model", "max_tokens", "stream")
 scalars = (
@@ -53,6 +56,59 @@ GOOD = (
     '{"prompt": "naïve 😀 \\ud83d\\ude00", "model": "sandbox-1"}'.encode(),
 )
 
+# Version 2.
+roles = st.sampled_from(["user", "user", "user", "assistant", "tool", "system", "developer", "function"])
+contents = st.text(max_size=20) | st.lists(
+    st.fixed_dictionaries({"type": st.just("text"), "text": st.text(max_size=8)}), max_size=3
+)
+calls = st.fixed_dictionaries(
+    {
+        "id": st.sampled_from(["a", "b"]),
+        "type": st.just("function"),
+        "function": st.fixed_dictionaries({"name": st.just("f"), "arguments": st.sampled_from(["{}", "", "[]"]) | st.text(max_size=8)}),
+    }
+)  # fmt: skip
+messages = st.fixed_dictionaries(
+    {"role": roles | values, "content": contents | values},
+    optional={
+        "name": st.text(max_size=5) | values,
+        "tool_calls": st.lists(calls, max_size=2) | values,
+        "tool_call_id": st.sampled_from(["a", "b"]) | values,
+        "refusal": values,
+    },
+)
+tools = st.fixed_dictionaries(
+    {"type": st.just("function"), "function": st.fixed_dictionaries({"name": st.sampled_from(["f", "g", "a b"])}, optional={"parameters": values})}
+)  # fmt: skip
+formats = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "json_object", "json_schema"])},
+    optional={"json_schema": st.fixed_dictionaries({"name": st.just("x"), "schema": values}) | values},
+)
+chats = st.fixed_dictionaries(
+    {"messages": st.lists(messages, min_size=1, max_size=4) | values},
+    optional={
+        "model": st.sampled_from(["default", "sandbox-1"]) | values,
+        "temperature": st.floats(0, 2) | values,
+        "max_tokens": st.integers(1, 9000) | values,
+        "stop": st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=5) | values,
+        "n": st.just(1) | values,
+        "stream": st.booleans() | values,
+        "stream_options": st.just({"include_usage": True}) | values,
+        "response_format": formats | values,
+        "tools": st.lists(tools, max_size=2) | values,
+        "tool_choice": st.sampled_from(["auto", "none", "required"]) | values,
+        "seed": values,
+        "logprobs": values,
+    },
+)
+simple = st.fixed_dictionaries({"messages": st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": st.text(min_size=1, max_size=9)}), min_size=1, max_size=3)}, optional={"stream": st.booleans()})  # fmt: skip
+embeds = st.fixed_dictionaries({"input": st.text(max_size=9) | st.lists(st.text(max_size=9), max_size=3) | values}, optional={"model": values, "encoding_format": st.sampled_from(["float", "base64"]) | values})  # fmt: skip
+asks_of_v2 = st.one_of(
+    st.tuples(st.just(CHAT), st.one_of(chats, chats, simple)),
+    st.tuples(st.just(EMBED), embeds),
+    st.tuples(st.sampled_from([CHAT, EMBED]), objects | values),
+)
+
 
 def runs(count: int) -> Callable:
     """The same `count` examples in each run, without the search for a smaller one."""
@@ -86,14 +142,25 @@ def assert_ours(response, sent: object) -> int:
     """A reply in our shape, with an id; in a sandbox nothing but the request can be at fault."""
     assert response.status_code in (200, 400, 413, 415), (sent, response.status_code, response.text)
     assert response.headers["X-Request-ID"]
+    if response.headers["Content-Type"] == EVENTS:
+        assert response.status_code == 200
+        assert response.text.startswith("data: ")
+        return 200
     assert response.headers["Content-Type"] == "application/json; charset=utf-8"
     reply = json.loads(response.text)
-    if response.status_code == 200:
+    if response.status_code != 200:
+        assert_refusal(reply)
+    elif "object" not in reply:
         (text,) = reply.values()
         assert isinstance(text, str)
+    return response.status_code
+
+
+def assert_refusal(reply: dict) -> None:
+    if isinstance(reply["error"], dict):
+        assert set(reply["error"]) == {"message", "type", "param", "code"}
     else:
         assert {"error", "code", "request_id"} <= set(reply) <= {"error", "code", "request_id", "field"}
-    return response.status_code
 
 
 def send(house, path: str, body: bytes, kind: str = JSON, count: list[int] | None = None) -> int:
@@ -115,15 +182,16 @@ def statuses_of(cases: st.SearchStrategy) -> Counter:
         reply = case.call()
         assert reply.status_code in (200, 400, 413, 415), (case.body, reply.text)
         assert reply.headers["x-request-id"]
-        assert reply.json()
+        assert reply.text.startswith("data: ") if reply.headers["content-type"] == [EVENTS] else reply.json()
         seen[reply.status_code] += 1
 
     ask()
     return seen
 
 
-def test_bodies_as_swagger_describes_them_and_as_it_does_not(sandbox):
-    schema = schemathesis.openapi.from_wsgi("/api/v1/swagger.json", sandbox.app)
+@pytest.mark.parametrize(("version", "routes"), [("v1", 3), ("v2", 2)])
+def test_bodies_as_swagger_describes_them_and_as_it_does_not(sandbox, version, routes):
+    schema = schemathesis.openapi.from_wsgi(f"/api/{version}/swagger.json", sandbox.app)
     operations = [found.ok() for found in schema.get_all_operations()]
     tasks = [operation for operation in operations if operation.method.lower() == "post"]
     statuses: dict[str, Counter] = {}
@@ -133,8 +201,8 @@ def test_bodies_as_swagger_describes_them_and_as_it_does_not(sandbox):
                 statuses_of(operation.as_strategy(generation_mode=mode))
             )
             assert sandbox.services.writer.flush(5)
-    assert len(tasks) == 3
-    assert sum(sum(seen.values()) for seen in statuses.values()) >= 6 * DESCRIBED
+    assert len(tasks) == routes
+    assert sum(sum(seen.values()) for seen in statuses.values()) >= 2 * routes * DESCRIBED
     assert statuses["positive"][200] > 0, "nothing that Swagger calls right was accepted"
     assert statuses["negative"][200] == 0, "something that Swagger calls wrong was accepted"
 
@@ -150,6 +218,20 @@ def test_bodies_made_of_whatever_json_can_hold(sandbox):
     ask()
     assert sent[0] >= MADE
     assert {200, 400, 415} <= set(seen)
+
+
+def test_bodies_of_version_2_made_of_whatever_json_can_hold(sandbox):
+    sent, seen = [0], Counter()
+
+    @runs(CHATS)
+    @given(asked=asks_of_v2)
+    def ask(asked: tuple[str, object]) -> None:
+        path, body = asked
+        seen[send(sandbox, path, json.dumps(body).encode(), count=sent)] += 1
+
+    ask()
+    assert sent[0] >= CHATS
+    assert {200, 400} <= set(seen)
 
 
 def test_good_bodies_with_a_few_bytes_bent(sandbox):

@@ -332,6 +332,32 @@ def test_a_stream_that_breaks_ends_with_an_error_and_the_bill_of_what_came(opena
     assert ask(openai_house).headers["X-Cache-Status"] == "miss"
 
 
+def bill_told(response) -> int:
+    """What a reply says that it cost, in its headers or in its last event."""
+    if "X-Cost-Total" in response.headers:
+        return nano(response.headers["X-Cost-Total"])
+    told = [
+        json.loads(line.removeprefix("data: ")) for line in response.text.split("\n\n") if "usage" in line
+    ]
+    return nano(told[-1]["usage"]["cost"]["total"]) if told else 0
+
+
+def test_bodies_headers_ledger_and_journal_agree_to_the_nano_dollar(openai_house, upstream):
+    faults = ("ok", "ok", "blocked_answer", "ok", "empty", "bad_request", "max_tokens", "no_credit")
+    responses = []
+    for number in range(64):
+        upstream.script(Fault(faults[number % len(faults)]))
+        fields = {"tools": TOOLS} if number % 3 == 0 else {"response_format": {"type": "json_object"}}
+        said = [{"role": "user", "content": f"Number {number}"}]
+        responses += [ask(openai_house, messages=said, stream=number % 2 == 0, **fields) for _ in range(2)]
+    assert {200, 422, 502, 503} == {response.status_code for response in responses}
+    rows = {row["request_id"]: row["cost_nanodollars"] for row in records(openai_house)}
+    told = {response.headers["X-Request-ID"]: bill_told(response) for response in responses}
+    assert told == rows
+    assert sum(rows.values()) == nano_of([call for call in upstream.journal if call.billed is not None]) > 0
+    assert openai_house.services.tracker.overall_nano == sum(rows.values())
+
+
 # Embeddings.
 
 
