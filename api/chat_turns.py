@@ -13,16 +13,28 @@ MAX_MESSAGES = 2048
 MAX_PARTS = 256
 MAX_CALLS = 128
 MAX_NAME_CHARS = 256
+# OpenAI's client sends back what it made of an answer by itself: `annotations`, `parsed` and `parsed_arguments`.
 FIELDS = {
     "system": frozenset({"role", "content", "name"}),
     "developer": frozenset({"role", "content", "name"}),
     "user": frozenset({"role", "content", "name"}),
     "assistant": frozenset(
-        {"role", "content", "name", "tool_calls", "refusal", "annotations", "audio", "function_call"}
+        {
+            "role",
+            "content",
+            "name",
+            "tool_calls",
+            "refusal",
+            "annotations",
+            "parsed",
+            "audio",
+            "function_call",
+        }
     ),
     "tool": frozenset({"role", "content", "name", "tool_call_id"}),
 }
 CALL_FIELDS = frozenset({"id", "type", "function", "index"})
+FUNCTION_FIELDS = frozenset({"name", "arguments", "parsed_arguments"})
 
 
 def read_turns(value: Any, max_chars: int) -> tuple[str, tuple[Turn, ...]]:
@@ -153,7 +165,7 @@ def _calls(value: Any, field: str, max_chars: int) -> tuple[ToolCall, ...]:
 def _call(value: Any, field: str, max_chars: int) -> ToolCall:
     call = rules.an_object(value, field, CALL_FIELDS)
     rules.one_of(call.get("type"), f"{field}.type", ("function",))
-    wanted = rules.an_object(call.get("function"), f"{field}.function", ("name", "arguments"))
+    wanted = rules.an_object(call.get("function"), f"{field}.function", FUNCTION_FIELDS)
     return ToolCall(
         rules.text_field(call.get("id"), f"{field}.id", MAX_NAME_CHARS),
         rules.plain_word(wanted.get("name"), f"{field}.function.name"),
