@@ -63,11 +63,21 @@ def _ask(model: str, method: str, body: dict[str, Any], key: str, key_in_url: bo
 
 def _tool(body: dict[str, Any], prompt: str) -> Tool | None:
     offered = [card for tool in dicts(body.get("tools")) for card in dicts(tool.get("functionDeclarations"))]
-    if not offered or "functionResponse" in json.dumps(dicts(body.get("contents"))[-1:]):
+    mode = json_path(body, "toolConfig", "functionCallingConfig").get("mode")
+    answered = "functionResponse" in json.dumps(dicts(body.get("contents"))[-1:])
+    if not offered or answered or mode == "NONE":
         return None
     schemas = [card.get("parametersJsonSchema") or card.get("parameters") or {} for card in offered]
     tools = [Tool(str(card.get("name")), schema) for card, schema in zip(offered, schemas, strict=True)]
     return chosen(tools, prompt)
+
+
+def json_path(body: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The object under these names, or an empty one."""
+    for name in names:
+        inner = body.get(name)
+        body = inner if isinstance(inner, dict) else {}
+    return body
 
 
 def _prompt(body: dict[str, Any]) -> str:
