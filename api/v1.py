@@ -32,16 +32,26 @@ classify = Namespace("classify", description="One category for a text", path="/c
 
 MODEL = f"^(?:{MODEL_NAME.pattern})$"
 
+
+def or_null(described: fields.Raw) -> fields.Raw:
+    """Null is as good as leaving the field out; Flask-RESTX has no word for that in Swagger 2.0."""
+    told = described.schema() | {"x-nullable": True}
+    described.schema = lambda: told
+    return described
+
+
 prompt = generate.model(
     "Prompt",
     {
         "prompt": fields.String(required=True, min_length=1, example="Say hello in one sentence."),
-        "model": fields.String(
-            pattern=MODEL, description="a model id; the platform's own choice if left out"
+        "model": or_null(
+            fields.String(pattern=MODEL, description="a model id; the platform's own choice if left out")
         ),
-        "max_tokens": fields.Integer(min=1, description="at most so many output tokens"),
-        "stream": fields.Boolean(
-            default=False, description="true: the answer comes as server-sent events, the bill last"
+        "max_tokens": or_null(fields.Integer(min=1, description="at most so many output tokens")),
+        "stream": or_null(
+            fields.Boolean(
+                default=False, description="true: the answer comes as server-sent events, the bill last"
+            )
         ),
     },
     strict=True,
@@ -53,8 +63,8 @@ text_to_classify = classify.model(
         "categories": fields.List(
             fields.String, required=True, min_items=1, max_items=50, example=["positive", "negative"]
         ),
-        "model": fields.String(
-            pattern=MODEL, description="a model id; the platform's own choice if left out"
+        "model": or_null(
+            fields.String(pattern=MODEL, description="a model id; the platform's own choice if left out")
         ),
     },
     strict=True,

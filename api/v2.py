@@ -17,6 +17,7 @@ from api.sse import stream_answer
 from api.v1 import PlatformApi, documented
 from config import VERSION
 from errors import ModelNotListed
+from tasks import EMBEDDINGS
 
 chat = Namespace("chat", description="Answers to conversations", path="/chat")
 embeddings = Namespace("embeddings", description="Vectors for texts", path="/embeddings")
@@ -81,9 +82,12 @@ class Model(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
 
 def _cards() -> dict[str, dict[str, Any]]:
     """The models by id. Of a name that two providers have, the first one answers."""
-    offered = [(name, model) for name, models in services().chain.offer for model in models]
-    cards = {model: _card(model, name) for name, model in reversed(offered)}
-    return {OWN_CHOICE: _card(OWN_CHOICE, "platform")} | dict(reversed(cards.items()))
+    cards = {OWN_CHOICE: _card(OWN_CHOICE, "platform")}
+    for link in services().chain.links:
+        embedding = link.provider.models(None, True) if EMBEDDINGS in link.provider.offers else ()
+        for model in (*link.provider.models(None), *embedding):
+            cards.setdefault(model, _card(model, link.name))
+    return cards
 
 
 def _card(model: str, owner: str) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def test_the_clients_own_stream_helper_and_parser(client):
 
 def test_models(client):
     names = {model.id: model.owned_by for model in client.models.list()}
-    assert names == {"default": "platform", "gpt-5.4-nano": "openai"}
+    assert names == {"default": "platform", "gpt-5.4-nano": "openai", "text-embedding-3-small": "openai"}
     assert client.models.retrieve("gpt-5.4-nano").owned_by == "openai"
 
 

@@ -15,8 +15,13 @@ from tests.test_pipeline import records
 from tests.upstream import Call, Fault
 
 MODELS = "/api/v2/models"
-# Nano-dollars per token: fresh input, cached input, output with thoughts. As OpenAI's price list has them.
-PRICES = {"gpt-5.4-nano": (200, 20, 1250), "text-embedding-3-small": (20, 20, 0)}
+# Nano-dollars per token: fresh input, cached input, output with thoughts. As the makers' price lists have them.
+PRICES = {
+    "gpt-5.4-nano": (200, 20, 1250),
+    "text-embedding-3-small": (20, 20, 0),
+    "gemini-3.1-flash-lite": (250, 25, 1500),
+    "claude-haiku-5-5": (100, 10, 500),
+}
 SYSTEM = {"role": "system", "content": "Be brief."}
 SCHEMA = {
     "type": "object",
@@ -429,6 +434,50 @@ def test_a_model_that_is_not_configured_has_no_address(sandbox):
         assert_refused(
             sandbox.client.get(f"{MODELS}/{name}"), 404, "model_not_found", "model", "not_found_error"
         )
+
+
+# Whoever answers.
+
+
+@pytest.fixture
+def all_house(make_house, upstream):
+    """A platform with every provider, each of them the loopback's."""
+    return make_house(
+        openai_api_key="any-key",
+        openai_base_url=f"{upstream.url}/v1",
+        anthropic_api_key="any-key",
+        anthropic_base_url=upstream.url,
+    )
+
+
+@pytest.mark.parametrize("model", ["gpt-5.4-nano", "claude-haiku-5-5", "gemini-3.1-flash-lite"])
+def test_every_provider_is_spoken_to_in_the_same_words(all_house, upstream, model):
+    said = [SYSTEM, HELLO, ASKED, TOLD, {"role": "user", "content": "And tomorrow?"}]
+    whole = ask(all_house, model=model, messages=said, tools=TOOLS, tool_choice="none").get_json()
+    assert whole["model"] == model
+    assert whole["choices"][0]["finish_reason"] == "stop"
+    assert_bill(all_house, upstream, whole["usage"])
+    chunks = events(ask(all_house, model=model, messages=said[:2], stream=True))
+    assert text_of(chunks).startswith(f"{model} answers")
+    assert_bill(all_house, upstream, chunks[-1]["usage"])
+    called = ask(all_house, model=model, tools=TOOLS, tool_choice="required").get_json()
+    (call,) = called["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    assert_bill(all_house, upstream, called["usage"])
+    assert {call.provider for call in upstream.journal} == {provider_of(model)}
+    assert len(upstream.journal) == 3
+
+
+def provider_of(model: str) -> str:
+    return {"gpt": "openai", "cla": "anthropic", "gem": "gemini"}[model[:3]]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_platforms_own_choice_goes_on_to_the_next_provider(all_house, upstream, streamed):
+    upstream.script(Fault("forbidden", provider="gemini"))
+    response = ask(all_house, stream=streamed)
+    assert response.status_code == 200, response.text
+    assert (response.headers["X-Provider"], response.headers["X-Upstream-Attempts"]) == ("openai", "2")
 
 
 # Errors.
