@@ -40,7 +40,7 @@ class ModelNotListed(PlatformError):
     """The address of a model that is not configured; as a parameter it is a ModelUnknown."""
 
     status, code = 404, "model_not_found"
-    sentence = "There is no such model here. GET /api/v2/models lists what there is."
+    sentence = "There is no such model here. Use one of those that GET /api/v2/models lists."
 
 
 class Blocked(PlatformError):

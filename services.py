@@ -105,7 +105,7 @@ def build_services(
     flights, writer = SingleFlight(), LogWriter(linger=LOG_LINGER, redact=make_redactor(settings.secrets))
     gate = Gate(settings.upstream_concurrency, asks_in_air(settings.threads))
     providers = providers or ((provider,) if provider else _providers(settings))
-    known_models = [model for each in providers for model in _models(each)]
+    known_models = [model for each in providers for model in models_of(each)]
     metrics = PrometheusMetrics(VERSION, settings.mode, known_models)
     chain = _chain(settings, providers, gate, metrics)
     counter = TokenCounter(settings.tiktoken_cache_dir)
@@ -167,7 +167,8 @@ def _providers(settings: Settings) -> tuple[Provider, ...]:
     return tuple(adapters[name](settings) for name in settings.providers_at_hand) or (SandboxProvider(),)
 
 
-def _models(provider: Provider) -> Sequence[str]:
+def models_of(provider: Provider | GatedProvider) -> Sequence[str]:
+    """The models that a provider is configured with, for texts and for embeddings."""
     embedding = provider.models(None, True) if EMBEDDINGS in provider.offers else ()
     return (*provider.models(None), *embedding)
 

@@ -17,7 +17,7 @@ from api.sse import stream_answer
 from api.v1 import PlatformApi, documented
 from config import VERSION
 from errors import ModelNotListed
-from tasks import EMBEDDINGS
+from services import models_of
 
 chat = Namespace("chat", description="Answers to conversations", path="/chat")
 embeddings = Namespace("embeddings", description="Vectors for texts", path="/embeddings")
@@ -84,8 +84,7 @@ def _cards() -> dict[str, dict[str, Any]]:
     """The models by id. Of a name that two providers have, the first one answers."""
     cards = {OWN_CHOICE: _card(OWN_CHOICE, "platform")}
     for link in services().chain.links:
-        embedding = link.provider.models(None, True) if EMBEDDINGS in link.provider.offers else ()
-        for model in (*link.provider.models(None), *embedding):
+        for model in models_of(link.provider):
             cards.setdefault(model, _card(model, link.name))
     return cards
 

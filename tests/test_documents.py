@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from api.chat_asks import KNOWN
+from api.embeddings import KNOWN as EMBEDDED
 from config import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,3 +56,9 @@ def test_the_readme_names_real_make_targets_and_files():
 def test_no_document_speaks_of_a_machine_of_ours():
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]:
         assert not re.search(r"/(work|root|farm)/", path.read_text()), path
+
+
+def test_every_parameter_of_openais_is_told_of():
+    told = (ROOT / "docs" / "openai.md").read_text()
+    for name in KNOWN | EMBEDDED:
+        assert f"`{name}`" in told or (name.startswith("prompt_cache_") and "`prompt_cache_*`" in told), name

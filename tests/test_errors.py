@@ -33,6 +33,7 @@ STATUS_OF = {
     "invalid_input": 400,
     "blocked": 400,
     "unknown_host": 400,
+    "model_not_found": 404,
     "unsupported_media_type": 415,
     "overloaded": 503,
     "ledger_unavailable": 503,
