@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ from security.redaction import make_redactor
 from single_flight import SingleFlight
 from store.db import ledger_url
 from store.ledger import Ledger
+from streams import Roads
 from tasks import EMBEDDINGS
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Services:
     writer: LogWriter
     logger: RequestLogger
     metrics: Metrics
-    streams: ThreadPoolExecutor
+    roads: Roads
     load: Load = field(default_factory=Load)
 
     def checks(self) -> dict[str, str]:
@@ -88,7 +88,7 @@ class Services:
         self.chain.warm()
 
     def close(self) -> None:
-        self.streams.shutdown()  # those whose readers have left still have a bill to settle
+        """What is still under way is cut off: whoever stops the house waits for it before."""
         self.ledger.stop()
         self.logger.close()
         self.writer.close()
@@ -139,8 +139,7 @@ def build_services(
         writer,
         logger,
         metrics,
-        # A road may outlive its reader, and with it the thread that served the request.
-        ThreadPoolExecutor(2 * settings.threads, "stream"),
+        Roads(),
     )
     metrics.read_from(functools.partial(_readings, services))
     return services
@@ -239,6 +238,7 @@ def _readings(services: Services) -> Iterable[Metric]:
         "llm_cache_bytes": ("Bytes that they take.", cache["bytes"]),
         "llm_asks_in_air": ("Asks that lead, follow or wait for a provider call.", services.gate.in_air),
         "llm_flights_in_air": ("Provider calls that others may join.", services.flights.in_air()),
+        "llm_streams_in_air": ("Answers being made for streams, read or not.", services.roads.under_way()),
         "llm_ledger_degraded": ("1 while rows go to the spool or nowhere.", services.ledger.state != "ok"),
         "llm_limiter_keys": ("Callers that the limiter counts.", limits["size"]),
         "llm_server_queue": ("Requests that wait for a thread.", services.load.queue_length()),

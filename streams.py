@@ -2,29 +2,71 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
-from errors import CallerLeft
+from errors import CallerLeft, Overloaded
 from taps import Beginning, Tap
 from tasks import Answer
 
 Road = Callable[[Tap], Answer]
 
 
+class Roads:
+    """A thread for each answer on its way: it may outlive its reader, and ends with its answer.
+
+    A pool would keep its threads, and its process, for longer than anybody needs them.
+    """
+
+    def __init__(self) -> None:
+        self._walked: set[threading.Thread] = set()
+
+    def start(self, road: Callable[[], Answer]) -> Future[Answer]:
+        over: Future[Answer] = Future()
+        thread = threading.Thread(target=self._walk, args=(road, over), name="stream", daemon=True)
+        self._walked.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has none left
+            self._walked.discard(thread)
+            raise Overloaded() from None
+        return over
+
+    def _walk(self, road: Callable[[], Answer], over: Future[Answer]) -> None:
+        try:
+            over.set_result(road())
+        except BaseException as failure:  # noqa: BLE001  whoever asks for the answer raises it
+            over.set_exception(failure)
+        finally:
+            self._walked.discard(threading.current_thread())
+
+    def under_way(self) -> int:
+        """How many answers are still being made, read or not."""
+        return len(self._walked)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether all of them came to their end within these seconds."""
+        until = time.monotonic() + seconds
+        for thread in list(self._walked):
+            thread.join(max(0.0, until - time.monotonic()))
+        return not self._walked
+
+
 class Stream:
-    """One answer on its way, made by `road` in the pool.
+    """One answer on its way, made by `road` on a thread of its own.
 
     Whoever reads may stop at any time, or never start: the road sees it at the next piece, and settles its bill
     whatever happens.
     """
 
-    def __init__(self, road: Road, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, road: Road, roads: Roads) -> None:
         self._news: queue.SimpleQueue[Beginning | str | None] = queue.SimpleQueue()
         self._left = threading.Event()
-        self._answer: Future[Answer] = pool.submit(road, self)
+        self._answer = roads.start(functools.partial(road, self))
         self._answer.add_done_callback(lambda _: self._news.put(None))
 
     # The road's side: a Tap.

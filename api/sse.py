@@ -54,7 +54,7 @@ class EventStream:
 
 def stream_answer(house: Services, ask: Ask, voice: Voice) -> Response:
     """The answer to an ask as events. Raises the PlatformError of an ask that fails before its first piece."""
-    stream = Stream(functools.partial(house.pipeline.answer, ask), house.streams)
+    stream = Stream(functools.partial(house.pipeline.answer, ask), house.roads)
     first = stream.start()
     visit = current_visit()
     if isinstance(first, Answer):

@@ -48,6 +48,7 @@ FAMILIES = {
     "llm_log_write_errors": "counter",
     "llm_asks_in_air": "gauge",
     "llm_flights_in_air": "gauge",
+    "llm_streams_in_air": "gauge",
     "llm_limiter_keys": "gauge",
     "llm_server_queue": "gauge",
     "llm_build_info": "gauge",
