@@ -13,14 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
-from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
-from waitress.task import WSGITask
 
-from api.visit import VISIT, WRITTEN_BY_SERVER
 from config import ConfigError, Settings
 from security.redaction import redact
 from services import Load, Services
+from wire import speak_for_the_house
 
 REFUSED_START = 78
 # The drain ran out of time, or a second signal ended it, with requests still at work.
@@ -29,9 +27,6 @@ CUT_OFF = 1
 MAX_WIRE_BODY_BYTES = 2 * 1024 * 1024
 # A connection that was used so lately may be about to send its request.
 QUIET_SECONDS = 0.5
-
-# A reader that stops holds a thread for so many seconds, and in the long run it must read so many bytes a second.
-SLOW_READER_SECONDS, SLOW_READER_RATE = 30.0, 16 * 1024
 
 log = logging.getLogger("llm_platform")
 
@@ -54,11 +49,12 @@ def main(build: Callable[[], Flask]) -> int:
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # the queue's length is a metric of ours
     threading.Thread(target=warm_up, args=(house,), name="warm", daemon=True).start()
     speak_for_the_house(server, house.load)
-    drain_on_signals(server, house.load, house.settings.drain_seconds)
+    under_way = house.roads.under_way
+    drain_on_signals(server, house.load, house.settings.drain_seconds, under_way)
     print(banner(house.settings, server.effective_port), flush=True)  # noqa: T201
     server.run()
     house.close()
-    return CUT_OFF if is_at_work(server) else 0
+    return CUT_OFF if is_at_work(server) or under_way() else 0
 
 
 class OneLine(logging.Formatter):
@@ -159,66 +155,13 @@ Swagger: {base}/swagger/   Health: {base}/api/v1/health   Stop: Ctrl-C
 """
 
 
-def speak_for_the_house(server: BaseWSGIServer, load: Load) -> None:
-    """Teach waitress three things about replies.
+def drain_on_signals(
+    server: BaseWSGIServer, load: Load, drain_seconds: float, under_way: Callable[[], int] = int
+) -> None:
+    """On SIGTERM or Ctrl-C stop listening, let what has arrived be answered, then end server.run().
 
-    While draining each connection ends with its reply, or a busy client would keep the process for ever. The
-    headers of a visit are written as they are: waitress would check, spell and sort twenty of them one by one, a
-    tenth of a cached hit. And a thread does not wait for ever until a slow reader has made room for more.
+    under_way: how many answers are still to be billed, though their readers may have left.
     """
-
-    class Task(WSGITask):  # type: ignore[misc]  # waitress ships no types
-        patience = SLOW_READER_SECONDS
-
-        def write(self, data: bytes) -> None:
-            channel = self.channel
-            if channel.total_outbufs_len > channel.adj.outbuf_high_watermark:
-                self.patience -= wait_for_reader(channel, self.patience)
-            self.patience += len(data) / SLOW_READER_RATE
-            super().write(data)
-
-        def get_environment(self) -> dict[str, Any]:
-            environ: dict[str, Any] = super().get_environment()
-            environ[WRITTEN_BY_SERVER] = True
-            return environ
-
-        def build_response_header(self) -> bytes:
-            if load.draining:
-                self.request.headers["CONNECTION"] = "close"  # as if the client had asked for it
-            header: bytes = super().build_response_header()
-            visit = self.get_environment().get(VISIT)
-            return header if visit is None else header[:-2] + visit.header_lines() + b"\r\n"
-
-    class Channel(HTTPChannel):  # type: ignore[misc]  # waitress ships no types
-        task_class = Task
-
-        def received(self, data: bytes) -> bool:
-            try:
-                return bool(super().received(data))
-            except ValueError:  # its parser trips over some addresses and lengths
-                self.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-                self.handle_close()
-                return False
-
-    server.channel_class = Channel
-
-
-def wait_for_reader(channel: HTTPChannel, patience: float) -> float:
-    """The seconds until the reader had made room. Raises ClientDisconnected where it did not in time."""
-    began = time.monotonic()
-    channel.server.pull_trigger()
-    with channel.outbuf_lock:
-        made_room = channel.outbuf_lock.wait_for(
-            lambda: not channel.connected or channel.total_outbufs_len <= channel.adj.outbuf_high_watermark,
-            patience,
-        )
-    if not made_room:
-        raise ClientDisconnected
-    return time.monotonic() - began
-
-
-def drain_on_signals(server: BaseWSGIServer, load: Load, drain_seconds: float) -> None:
-    """On SIGTERM or Ctrl-C stop listening, let what has arrived be answered, then end server.run()."""
 
     stopped = threading.Event()
 
@@ -236,7 +179,7 @@ def drain_on_signals(server: BaseWSGIServer, load: Load, drain_seconds: float) -
         stopped.wait(5)
         time.sleep(0.05)  # waitress swallows what is raised inside a trigger: our signal must not fall there
         deadline = time.monotonic() + drain_seconds
-        while time.monotonic() < deadline and is_busy(server):
+        while time.monotonic() < deadline and (is_busy(server) or under_way()):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)  # the second one ends server.run()
 

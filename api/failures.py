@@ -7,6 +7,7 @@ from werkzeug.exceptions import HTTPException
 
 from api.limiting import RateLimited, caller_of
 from api.replies import render_bug, render_failure, render_refusal
+from enhanced_logging import RequestLogger
 from errors import Overloaded, PlatformError, UpstreamFault
 from lru_cache import RateLimitCache
 from services import Services
@@ -27,12 +28,8 @@ class Failures:
             self._note_once("LOAD_SHED", "MEDIUM", "platform")
         elif isinstance(failure, RateLimited):
             self._note_once("RATE_LIMITED", "LOW", caller_of(request.remote_addr or "unknown"))
-        elif failure.status >= 500 and isinstance(failure, UpstreamFault):
-            # Our own words only: the exception behind it quotes the provider, who quotes the prompt.
-            said = f"{type(failure).__name__}: {failure.detail}"
-            self._house.logger.log_error(said, code=failure.code)
-        elif failure.status >= 500:
-            self._house.logger.log_error(failure)
+        else:
+            log_failure(self._house.logger, failure)
         return render_failure(failure)
 
     def refused(self, refusal: HTTPException) -> Response:
@@ -50,3 +47,12 @@ class Failures:
         """One audit line a minute for what would otherwise write one for each refused request."""
         if self._notes.increment_count((event, who)) == 1:
             self._house.logger.log_security_event(event, severity, {"who": who})
+
+
+def log_failure(logger: RequestLogger, failure: PlatformError, **context: object) -> None:
+    """For the error log, where it is not the caller's own."""
+    if failure.status >= 500 and isinstance(failure, UpstreamFault):
+        # Our own words only: the exception behind it quotes the provider, who quotes the prompt.
+        logger.log_error(f"{type(failure).__name__}: {failure.detail}", code=failure.code, **context)
+    elif failure.status >= 500:
+        logger.log_error(failure, **context)

@@ -12,12 +12,13 @@ from typing import Any
 
 from flask import Flask, Request, Response, g
 
+from api.failures import log_failure
 from api.limiting import Limits, RateLimited, build_limits, caller_of
 from api.replies import JSON
 from api.sse import shown
 from api.sunset import sunset_headers
 from api.visit import VISIT, Visit, current_request, current_visit
-from errors import Blocked, Overloaded, PlatformError, UnknownHost
+from errors import Blocked, Overloaded, UnknownHost
 from security.familiar import Familiar, envelope_of
 from services import Services
 from tasks import Answer
@@ -118,10 +119,12 @@ class Hooks:
         if failure is None:
             visit.answer = over.result()
             return 200
-        if not isinstance(failure, PlatformError):
-            self._house.logger.log_error(failure, request_id=visit.request_id)
         told = shown(failure)
         visit.error_code = told.code
+        if told is failure:
+            log_failure(self._house.logger, told, request_id=visit.request_id)
+        else:
+            self._house.logger.log_error(failure, request_id=visit.request_id)
         return told.status
 
     def _note(self, visit: Visit, method: str, route: str, end: Callable[..., None], status: int) -> None:
