@@ -207,7 +207,7 @@ class Settings:
     upstream_concurrency: int = setting(64, _whole(1, 1000))
     max_queue: int = setting(200, _whole(1, 100_000))
     drain_seconds: float = setting(35.0, _seconds(0, 3600))
-    stream_heartbeat_seconds: float = setting(10.0, _seconds(0.01, 3600))
+    stream_heartbeat_seconds: float = setting(5.0, _seconds(0.01, 3600))
     auth: str = setting("open", _open_only)
     allow_anonymous: bool = setting(False, _yes_or_no)
     trusted_proxies: int = setting(0, _whole(0, 10))

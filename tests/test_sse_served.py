@@ -17,7 +17,8 @@ from conftest import House
 from errors import DeadlineExceeded
 from services import build_services
 from tests.ledger_house import rows
-from tests.streamed import CODE, LONG, Directed, Reader, Served, said, wait_until
+from tests.readers import CODE, LONG, Reader, said, wait_until
+from tests.streamed import Directed, Served
 from tests.upstream import CANARY
 
 PROMPT = {"prompt": "Tell me about rivers.", "stream": True}
