@@ -8,7 +8,7 @@ SEED   ?= 1
 NEEDS  := sys.version_info >= (3, 11)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test browser check format bench bench-ledger savings tokenizer chaos chaos-storm chaos-kill chaos-postgres chaos-disk lock clean
+.PHONY: help run test browser check format bench bench-ledger savings tokenizer chaos chaos-storm chaos-streams chaos-kill chaos-postgres chaos-disk lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ chaos: $(VENV)/.dev ## break a served platform in every way that chaos/README.md
 
 chaos-storm: $(VENV)/.dev ## 5,000 requests, 30 % faults: ledger = headers = the provider's journal
 	$(PY) -m chaos storm --seed $(SEED)
+
+chaos-streams: $(VENV)/.dev ## 1,000 streams, faults and readers who leave: each billed once, nothing left over
+	$(PY) -m chaos streams --seed $(SEED)
 
 chaos-kill: $(VENV)/.dev ## kill -9, 100 times under load: no acknowledged row is lost, none is doubled
 	$(PY) -m chaos kill --seed $(SEED)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cached import cached
+from benchmarks.first_piece import first_piece
 from benchmarks.growth import growth
 from benchmarks.rounds import QUICK, WHOLE
 from benchmarks.start import start
@@ -37,7 +38,8 @@ def main() -> None:
     began, load = time.monotonic(), os.getloadavg()[0]
     effort = QUICK if wanted.quick else WHOLE
     with tempfile.TemporaryDirectory() as log_dir:
-        figures = [*cached(effort, log_dir), *uncached(effort, log_dir), *growth(effort, log_dir)]
+        parts = (cached, uncached, first_piece, growth)
+        figures = [figure for part in parts for figure in part(effort, log_dir)]
         starts = start(effort, log_dir)
     facts = machine(time.monotonic() - began, load, wanted.quick)
     block = markdown(facts, figures, starts)

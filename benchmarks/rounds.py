@@ -41,7 +41,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One candidate against one baseline. The bounds are on the ratio, candidate to baseline."""
+    """One candidate against one baseline. The bounds are on the ratio, candidate to baseline, or on what it is more."""
 
     name: str
     unit: str
@@ -50,6 +50,13 @@ class Figure:
     limit: str
     at_least: float | None = None
     at_most: float | None = None
+    more_at_most: float | None = None
+
+    @property
+    def more(self) -> float:
+        """The median of what the candidate is more than the baseline, in their unit."""
+        pairs = zip(self.baseline, self.candidate, strict=True)
+        return median(ours.value - theirs.value for theirs, ours in pairs)
 
     @property
     def ratios(self) -> list[float]:
@@ -65,6 +72,9 @@ class Figure:
             return f"≥ {self.at_least:g}: {'met' if self.ratio >= self.at_least else 'missed'}"
         if self.at_most is not None:
             return f"≤ {self.at_most:g}: {'met' if self.ratio <= self.at_most else 'missed'}"
+        if self.more_at_most is not None:
+            met = "met" if self.more <= self.more_at_most else "missed"
+            return f"≤ {self.more_at_most:+,.0f} {self.unit}: {met} ({self.more:+,.0f})"
         return ""
 
 

@@ -16,10 +16,17 @@ from chaos.goal import FAILED, LACKS_A_TOOL, PASSED, LacksTool, Run
 from chaos.kill import kill
 from chaos.postgres import postgres
 from chaos.storm import storm
+from chaos.streams import streams
 from chaos.table import publish
 
 # In order of value.
-GOALS: dict[str, Callable[[Run], None]] = {"storm": storm, "kill": kill, "postgres": postgres, "disk": disk}
+GOALS: dict[str, Callable[[Run], None]] = {
+    "storm": storm,
+    "streams": streams,
+    "kill": kill,
+    "postgres": postgres,
+    "disk": disk,
+}
 LONGEST_SECONDS = 900
 
 

@@ -7,12 +7,12 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from chaos.plan import PATHS, Plan, Wanted
+from chaos.plan import PATHS, Wanted
 
 NANO = 10**9
 
@@ -120,24 +120,26 @@ def ask_once(port: int, request_id: str, wanted: Wanted) -> Asked:
 class Load:
     """Callers in threads, spread over the ports; a context manager that ends with the last of them.
 
-    total: so many asks, then no more. name: the start of every request id. rest: seconds between a caller's asks.
+    total: so many asks, then no more. name: the start of every request id. rest: seconds between a caller's asks. plan, caller:
+    others with the same methods will do.
     """
 
     def __init__(
         self,
         ports: Sequence[int],
         callers: int,
-        plan: Plan,
+        plan: Any,
         *,
         timeout: float,
         total: int | None = None,
         name: str = "ask",
         rest: float = 0.0,
+        caller: Callable[[int, float], Any] = Caller,
     ) -> None:
         self.asked: list[Asked] = []
         self.answered = 0
         self._plan, self._timeout, self._name, self._rest = plan, timeout, name, rest
-        self._left = total
+        self._left, self._caller = total, caller
         self._going, self._over, self._lock = threading.Event(), threading.Event(), threading.Lock()
         self._numbers = 0
         self.epoch = self.in_air = 0
@@ -182,7 +184,7 @@ class Load:
         return any(thread.is_alive() for thread in self._threads)
 
     def _call(self, port: int, place: int) -> None:
-        caller = Caller(port, self._timeout)
+        caller = self._caller(port, self._timeout)
         for request_id in self._ids(place):
             asked = caller.ask(request_id, self._plan.next(), place)
             with self._lock:

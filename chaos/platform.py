@@ -97,6 +97,11 @@ class Platform:
     def runs(self) -> bool:
         return self._child is not None and self._child.exit_code is None
 
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
     def last_words(self) -> str:
         return self.errors.read_text(errors="replace")[-3000:] if self.errors.exists() else ""
 

@@ -18,6 +18,10 @@ STORIES = {
         "{requests:,} asks, {calls:,} calls, {faults:,} faults; {ledger_nano:,} nano-dollars in ledger, headers and "
         "journal; {success_of_retryable:.1%} success where a retry can help, {calls_per_paid_request} calls an ask"
     ),
+    "streams": (
+        "{streams:,} streams, {left} readers left, {faults:,} faults in {calls:,} calls; {ledger_nano:,} nano-dollars in "
+        "ledger and journal where all was told, {estimated_rows} rows estimated; before {before}, after {after}"
+    ),
     "kill": (
         "{kills} kills, {acknowledged:,} replies of {asks:,} asks; ready after {ready_seconds[median]} s, at most "
         "{ready_seconds[max]} s"

@@ -48,7 +48,7 @@ class Directed(SandboxProvider):
     def end(self) -> None:
         self._lines.put(None)
 
-    def models(self, requested: str | None) -> tuple[str, ...]:
+    def models(self, requested: str | None, _embeds: bool = False) -> tuple[str, ...]:
         return (requested or MODEL,)
 
     def call(self, call: Call) -> Reply:

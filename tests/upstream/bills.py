@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .anthropic import OTHER_MODEL as OTHER_CLAUDE
 from .gemini import OTHER_MODEL
 from .journal import Call
@@ -37,6 +39,11 @@ def bill(call: Call) -> int:
     written = tokens.written * fresh * 5 // 4 if call.provider == "anthropic" else tokens.written * fresh
     paid = (tokens.prompt - tokens.cached - tokens.written) * fresh + tokens.cached * cached + written
     return paid + (tokens.candidates + tokens.thoughts) * output
+
+
+def told_of(call: Call) -> int:
+    """What the counts come to that were sent, of a stream that was cut those of its last piece."""
+    return bill(replace(call, billed=call.reported))
 
 
 def is_lost(call: Call) -> bool:
