@@ -33,6 +33,18 @@ ONE_BLOCK = [
 ]
 
 
+# Where fences are likely, and where they hide: inline, half, in a comment.
+LINES = st.lists(
+    st.sampled_from(["", "x = 1", "    return x", "`x`", "``", "a ``` b", "# ```", "`", "é\u2028ß", "\r"]),
+    max_size=6,
+).map("\n".join)
+BLANKS, LANGUAGE = (
+    st.sampled_from(["", "\n", " \n\n", "   "]),
+    st.sampled_from(["", "py", "c++", " js ", "x" * 40]),
+)
+BLOCKS = st.builds("{}```{}\n{}\n```{}".format, BLANKS, LANGUAGE, LINES, BLANKS)
+
+
 class Heard:
     """A tap that remembers."""
 
@@ -72,6 +84,11 @@ def cut(text: str, places: list[int]) -> list[str]:
 @pytest.mark.parametrize("text", ONE_BLOCK)
 @given(places=st.lists(st.integers(0, 200)))
 def test_however_code_is_cut_what_is_passed_on_is_what_is_answered(text, places):
+    assert passed_on(cut(text, places)) == unfence(text)
+
+
+@given(text=BLOCKS | LINES, places=st.lists(st.integers(0, 200)))
+def test_the_same_holds_for_any_code_in_one_block_or_in_none(text, places):
     assert passed_on(cut(text, places)) == unfence(text)
 
 
