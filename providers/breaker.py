@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 CLOSED, HALF_OPEN, OPEN = "closed", "half-open", "open"
 # In a row. Of independent faults at 50 % so many in a row come once in a million calls.
 FAILURES_TO_OPEN = 20
-# A key that is refused fails every call, and seven in a row are proof enough; one may be the service's slip.
+# A key that is refused fails every call, and seven in a row are proof enough. One is none: it may be the service's slip,
+# or a model that our key may not use, and then one caller who names it would close the provider to all others.
 WEIGHT_OF_A_REFUSED_KEY = 3
 # Seconds until the next probe, with up to a second of jitter on top.
 PAUSE, MOST_JITTER = 2.0, 1.0

@@ -176,10 +176,14 @@ def is_worth_the_next(fault: UpstreamFault) -> bool:
     return fault.transient or isinstance(fault, elsewhere)
 
 
-def _last_word(faults: Sequence[UpstreamFault]) -> UpstreamFault:
-    """The last fault of a call that was made, or of none; it says when the first of the providers may be back."""
+def _last_word(faults: list[UpstreamFault]) -> UpstreamFault:
+    """The last fault of a call that was made, or of none; it says when the first of the providers may be back.
+
+    Empties the list: faults lead back to the frame that holds them, and an outage has many for the collector.
+    """
     called = [fault for fault in faults if not isinstance(fault, TurnedAway)]
     last = (called or faults)[-1]
     waits = [fault.delay or 0.0 for fault in faults if fault.transient or fault.delay is not None]
     last.delay = min(waits, default=None)
+    faults.clear()
     return last

@@ -12,7 +12,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base, wait_exponential
 
-from errors import DeadlineExceeded, InvalidReply, UpstreamFault
+from errors import DeadlineExceeded, InvalidReply, TurnedAway, UpstreamFault
 from providers.breaker import Breaker
 from providers.retry_budget import Account, RetryBudget
 
@@ -106,7 +106,11 @@ class RetryPolicy:
             with guard.breaker.call():
                 return attempt(seconds)
 
-        reply = self._attempts(deadline, NotWorthIt(guard.breaker, account))(one)
+        try:
+            reply = self._attempts(deadline, NotWorthIt(guard.breaker, account))(one)
+        except TurnedAway as refusal:
+            # The library's frames hold what leads back to them: in an outage much for the collector.
+            raise refusal.with_traceback(None) from None
         account.succeeded()
         return reply
 

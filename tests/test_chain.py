@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -244,6 +246,26 @@ def test_the_fault_of_a_call_that_was_made_tells_more_than_a_breaker_that_is_ope
     bench.shut("openai")
     fault = bench.failed(UpstreamQuotaExhausted)
     assert fault.delay == PAUSE
+
+
+def test_refusals_without_a_call_leave_nothing_for_the_collector():
+    """An outage has many of them, and its full rounds are felt by everybody's next reply."""
+    bench = Bench(Named("gemini", "never"), Named("openai", "never"))
+    bench.shut("gemini", "openai")
+
+    def refused() -> weakref.ref[TurnedAway]:
+        try:
+            bench.ask()
+        except TurnedAway as refusal:
+            return weakref.ref(refusal)
+        pytest.fail("it was answered")
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert [refused()() for _ in range(3)] == [None] * 3
+    finally:
+        gc.enable()
 
 
 # Sharing the deadline.
