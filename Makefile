@@ -8,7 +8,7 @@ SEED   ?= 1
 NEEDS  := sys.version_info >= (3, 11)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test browser check format bench bench-ledger savings tokenizer chaos chaos-storm chaos-streams chaos-kill chaos-postgres chaos-disk lock clean
+.PHONY: help run test browser check format bench bench-ledger savings tokenizer chaos chaos-storm chaos-outage chaos-streams chaos-kill chaos-postgres chaos-disk lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,11 +47,14 @@ bench-ledger: $(VENV)/.dev ## hits, reports and exports beside a million rows, a
 savings: $(VENV)/.dev ## prove that paid + saved is the cost without the cache, about five minutes
 	$(PY) -m benchmarks.savings
 
-chaos: $(VENV)/.dev ## break a served platform in every way that chaos/README.md lists, about 12 minutes
+chaos: $(VENV)/.dev ## break a served platform in every way that chaos/README.md lists, about 18 minutes
 	$(PY) -m chaos all --seed $(SEED)
 
-chaos-storm: $(VENV)/.dev ## 5,000 requests, 30 % faults: ledger = headers = the provider's journal
+chaos-storm: $(VENV)/.dev ## 5,000 requests, 30 % faults of 40 kinds: ledger = headers = the providers' journal
 	$(PY) -m chaos storm --seed $(SEED)
+
+chaos-outage: $(VENV)/.dev ## no provider for a minute at 50 requests a second: no more calls, quick refusals, soon over
+	$(PY) -m chaos outage --seed $(SEED)
 
 chaos-streams: $(VENV)/.dev ## 1,000 streams, faults and readers who leave: each billed once, nothing left over
 	$(PY) -m chaos streams --seed $(SEED)

@@ -14,6 +14,7 @@ from typing import Any
 from chaos.disk import disk
 from chaos.goal import FAILED, LACKS_A_TOOL, PASSED, LacksTool, Run
 from chaos.kill import kill
+from chaos.outage import outage
 from chaos.postgres import postgres
 from chaos.storm import storm
 from chaos.streams import streams
@@ -22,6 +23,7 @@ from chaos.table import publish
 # In order of value.
 GOALS: dict[str, Callable[[Run], None]] = {
     "storm": storm,
+    "outage": outage,
     "streams": streams,
     "kill": kill,
     "postgres": postgres,

@@ -24,7 +24,7 @@ MAY_LACK_A_ROW = frozenset({"ledger_unavailable", "overloaded", "rate_limited"})
 
 def reply_problems(asked: Iterable[Asked], rows: Iterable[Row]) -> Iterator[Problem]:
     """Each acknowledged reply has exactly one row that says what its headers say; no row is nobody's."""
-    by_id = _by_request(rows)
+    by_id = rows_by_request(rows)
     for ask in asked:
         found = by_id.pop(ask.request_id, [])
         if len(found) > 1:
@@ -37,7 +37,7 @@ def reply_problems(asked: Iterable[Asked], rows: Iterable[Row]) -> Iterator[Prob
         yield Problem("a row that nobody asked for", "\n".join(map(shown, found)))
 
 
-def _by_request(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def rows_by_request(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """The platform names the row of a second request under a known id `id~mark`."""
     by_id: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -126,7 +126,7 @@ class Story:
 
 def stories(asked: Iterable[Asked], rows: Iterable[Row], calls: Iterable[Call]) -> dict[str, Story]:
     told: dict[str, Story] = {}
-    by_id = _by_request(rows)
+    by_id = rows_by_request(rows)
     for ask in asked:
         story = told.setdefault(ask.wanted.marker, Story(ask.wanted.marker))
         story.asked.append(ask)
@@ -142,15 +142,18 @@ def marker_of(call: Call) -> str:
     return found[1] if found else "(no prompt of ours)"
 
 
-def journal_problems(told: Iterable[Story]) -> Iterator[Problem]:
-    """Settled rows are what the provider billed; what was cut off is unknown, and its bound holds."""
+def journal_problems(told: Iterable[Story], *, some_unheard: bool = False) -> Iterator[Problem]:
+    """Settled rows are what the provider billed; what was cut off is unknown, and its bound holds.
+
+    some_unheard: there were times when nobody listened, so that rows tell of more calls than the journal.
+    """
     for story in told:
-        yield from _call_problems(story)
+        yield from _call_problems(story, some_unheard)
         if not story.estimated:
             yield from _money_problems(story)
 
 
-def _call_problems(story: Story) -> Iterator[Problem]:
+def _call_problems(story: Story, some_unheard: bool) -> Iterator[Problem]:
     if story.calls and not story.rows:
         yield Problem("a call to the provider of which no row tells", str(story))
         return
@@ -158,7 +161,8 @@ def _call_problems(story: Story) -> Iterator[Problem]:
     lost = sum(is_lost(call) for call in story.calls)
     unknown = sum(row["unknown_attempts"] for row in story.closed)
     whole = not story.given_up
-    if attempts > len(story.calls) or (whole and attempts != len(story.calls)):
+    unheard = some_unheard and attempts > len(story.calls)
+    if not unheard and (attempts > len(story.calls) or (whole and attempts != len(story.calls))):
         yield story.problem("attempts in rows are not the calls of the journal", attempts, len(story.calls))
     elif unknown > lost or (whole and unknown != lost):
         yield story.problem("unknown attempts in rows are not those lost in the journal", unknown, lost)

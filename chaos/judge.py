@@ -20,12 +20,14 @@ def landed(upstream: UpstreamProcess) -> list[Call]:
     return upstream.journal()
 
 
-def judge(run: Run, asked: list[Asked], books: Books, calls: list[Call]) -> None:
-    """Every check that holds once the load is over."""
+def judge(
+    run: Run, asked: list[Asked], books: Books, calls: list[Call], *, some_unheard: bool = False
+) -> None:
+    """Every check that holds once the load is over. some_unheard: there were times when nobody listened."""
     told = list(stories(asked, books.rows, calls).values())
     run.found(reply_problems(asked, books.rows))
     run.found(open_problems(books.rows))
-    run.found(journal_problems(told))
+    run.found(journal_problems(told, some_unheard=some_unheard))
     run.found(sums_problems(books))
     _equal(run, told)
     run.found(_overall(asked, books))

@@ -29,6 +29,8 @@ class Reply:
     overall_nano: int
     cache_status: str
     whole: bool = True
+    attempts: int = 0
+    retry_after: int = 0
 
 
 @dataclass(slots=True)
@@ -55,8 +57,9 @@ class Caller:
         self.port, self._timeout = port, timeout
         self._connection: http.client.HTTPConnection | None = None
 
-    def ask(self, request_id: str, wanted: Wanted, place: int = 0) -> Asked:
-        asked = Asked(request_id, wanted, place, time.monotonic())
+    def ask(self, request_id: str, wanted: Wanted, place: int = 0, planned: float | None = None) -> Asked:
+        """planned: when it was to be sent; its seconds count from there, however late it is."""
+        asked = Asked(request_id, wanted, place, time.monotonic() if planned is None else planned)
         try:
             asked.reply = self._send(request_id, wanted)
         except (OSError, http.client.HTTPException) as trouble:
@@ -102,6 +105,8 @@ def read_reply(request_id: str, response: http.client.HTTPResponse, body: bytes 
         nano(headers.get("X-Cost-Overall", "0")) or 0,
         headers.get("X-Cache-Status", ""),
         body is not None,
+        int(headers.get("X-Upstream-Attempts", "0")),
+        int(headers.get("Retry-After", "0")),
     )
 
 

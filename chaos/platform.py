@@ -18,6 +18,18 @@ HEALTH, READY = "/api/v1/health", "/api/v1/health/ready"
 START_SECONDS = 60.0
 
 
+def three_providers(gemini: str, openai: str = "", anthropic: str = "") -> dict[str, str]:
+    """Settings of a chain of all three, at the addresses of their loopback servers; one server may be all of them."""
+    return {
+        "LLM_PROVIDERS": "gemini,openai,anthropic",
+        "GEMINI_BASE_URL": gemini,
+        "OPENAI_API_KEY": "any-key",
+        "OPENAI_BASE_URL": f"{openai or gemini}/v1",
+        "ANTHROPIC_API_KEY": "any-key",
+        "ANTHROPIC_BASE_URL": anthropic or gemini,
+    }
+
+
 class Platform:
     """One `python app.py`, live against the given upstream. Settings are those of the environment.
 

@@ -15,8 +15,14 @@ HEAD = ("goal", "seed", "result", "what happened", "took", "commit", "when")
 # In one line, with the names of the figures in the JSON.
 STORIES = {
     "storm": (
-        "{requests:,} asks, {calls:,} calls, {faults:,} faults; {ledger_nano:,} nano-dollars in ledger, headers and "
-        "journal; {success_of_retryable:.1%} success where a retry can help, {calls_per_paid_request} calls an ask"
+        "{requests:,} asks, {calls:,} calls, {faults:,} faults of {kinds_of_fault} kinds; {ledger_nano:,} nano-dollars in "
+        "ledger, headers and journal; {success_of_retryable:.2%} success where a retry or another provider can help, "
+        "{calls_per_request} calls an ask, p99 {p99_seconds} s"
+    ),
+    "outage": (
+        "alone and in a chain of three: {alone[requests]:,} and {chain[requests]:,} asks, {alone[attempts]} and "
+        "{chain[attempts]} calls; refused within {alone[refusals_p99_seconds]} s and {chain[refusals_p99_seconds]} s "
+        "(p99), served again after {alone[first_success_seconds]} s and {chain[first_success_seconds]} s"
     ),
     "streams": (
         "{streams:,} streams, {left} readers left, {faults:,} faults in {calls:,} calls; {ledger_nano:,} nano-dollars in "

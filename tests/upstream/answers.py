@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +15,9 @@ from .journal import Tokens
 WORDS = (
     "river stone lamp field copper harbour winter signal orchard ledger north paper engine quiet salt".split()
 )
+
+# A prompt that lets it choose from a list: without a schema, models mostly do as they are told.
+LISTED = re.compile(r"JSON list: (\[.*\])\.")
 
 
 def digest(*parts: str) -> str:
@@ -29,6 +33,10 @@ def answer_text(model: str, system: str, prompt: str, schema: Mapping[str, Any] 
     seal = digest(model, system, prompt)
     if schema is not None:
         return json.dumps(conforming(schema, seal), ensure_ascii=False)
+    listed = LISTED.search(system)
+    if listed:
+        choices = json.loads(listed[1])
+        return json.dumps({"category": choices[int(seal[:8], 16) % len(choices)]}, ensure_ascii=False)
     if "code" in system.lower():
         name = f"answer_{mark(prompt)}"
         return f'```python\ndef {name}() -> str:\n    """From {model}."""\n    return "{seal[:12]}"\n```'
