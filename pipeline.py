@@ -289,11 +289,19 @@ class Pipeline:
             failure.bill, failure.overall_nano = answer.bill, answer.overall_nano
 
     def _key(self, ask: Ask) -> str:
-        options = self._options(ask.task, ask.tenant, ask.model, ask.max_tokens, ask.categories)
+        options = self._options(
+            ask.task, ask.tenant, ask.model, ask.max_tokens, ask.categories, ask.multi_label
+        )
         return response_key(ask.key_text, ask.task.value, options=options)
 
     def _digest_options(
-        self, task: Task, tenant: str, model: str | None, max_tokens: int | None, categories: tuple[str, ...]
+        self,
+        task: Task,
+        tenant: str,
+        model: str | None,
+        max_tokens: int | None,
+        categories: tuple[str, ...],
+        multi_label: bool,
     ) -> str:
         """Everything beside the text that makes two asks different, as one digest."""
         return response_key(
@@ -306,6 +314,7 @@ class Pipeline:
             wording=WORDING_VERSION,
             max_tokens=max_tokens,
             categories=list(categories),
+            multi_label=multi_label,
         )
 
 

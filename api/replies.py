@@ -40,9 +40,9 @@ REFUSALS = {
 }
 
 
-def render_answer(field: str, answer: Answer) -> Response:
-    """200 with the answer in `field`, and its bill in the headers."""
-    return render_json({field: answer.text}, answer)
+def render_answer(field: str, answer: Answer, shown: Any = None) -> Response:
+    """200 with the answer in `field`, its text unless it is `shown` otherwise, and its bill in the headers."""
+    return render_json({field: answer.text if shown is None else shown}, answer)
 
 
 def render_json(body: dict[str, Any], answer: Answer) -> Response:

@@ -17,7 +17,7 @@ from errors import InvalidInput, UnsupportedMedia
 from tasks import Ask, Task
 
 GENERATE_FIELDS = frozenset({"prompt", "model", "max_tokens", "stream"})
-CLASSIFY_FIELDS = frozenset({"text", "categories", "model"})
+CLASSIFY_FIELDS = frozenset({"text", "categories", "model", "multi_label"})
 
 
 def read_generate(task: Task, settings: Settings) -> tuple[Ask, bool]:
@@ -41,6 +41,7 @@ def read_classify(settings: Settings) -> Ask:
         rules.text_field(body.get("text"), "text", settings.max_prompt_chars),
         settings,
         categories=rules.category_list(body.get("categories")),
+        multi_label=rules.switch(body.get("multi_label"), "multi_label"),
         model=rules.model_name(body.get("model")),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ class PlatformApi(Api):  # type: ignore[misc]  # Flask-RESTX ships no types
 
 
 generate = Namespace("generate", description="Text and code from a prompt", path="/generate")
-classify = Namespace("classify", description="One category for a text", path="/classify")
+classify = Namespace("classify", description="Categories for a text", path="/classify")
 
 MODEL = f"^(?:{MODEL_NAME.pattern})$"
 
@@ -63,6 +64,9 @@ text_to_classify = classify.model(
         "categories": fields.List(
             fields.String, required=True, min_items=1, max_items=50, example=["positive", "negative"]
         ),
+        "multi_label": fields.Boolean(
+            default=False, description="true: every category that fits, in place of the one that fits best"
+        ),
         "model": or_null(
             fields.String(pattern=MODEL, description="a model id; the platform's own choice if left out")
         ),
@@ -80,7 +84,16 @@ failure = generate.model(
 )
 generated_text = generate.model("GeneratedText", {"generated_text": fields.String})
 generated_code = generate.model("GeneratedCode", {"generated_code": fields.String})
-classification = classify.model("Classification", {"classification": fields.String})
+classification = classify.model(
+    "Classification",
+    {
+        "classification": fields.String(description="one of the categories, exactly"),
+        "classifications": fields.List(
+            fields.String,
+            description="with multi_label, in place of the other: those that fit, in the order of the ask, maybe none",
+        ),
+    },
+)
 
 FAILURES = {
     400: "a field is not as it must be",
@@ -136,9 +149,13 @@ class GenerateCode(Resource):  # type: ignore[misc]  # Flask-RESTX ships no type
 class ClassifyText(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
     @documented(classify, text_to_classify, classification)
     def post(self) -> Response:
-        """Choose one of the categories for a text."""
+        """Choose one of the categories for a text, or with multi_label every one that fits."""
         house = services()
-        return render_answer("classification", house.pipeline.answer(schemas.read_classify(house.settings)))
+        ask = schemas.read_classify(house.settings)
+        answer = house.pipeline.answer(ask)
+        if ask.multi_label:
+            return render_answer("classifications", answer, json.loads(answer.text))
+        return render_answer("classification", answer)
 
 
 def build_v1() -> tuple[Blueprint, PlatformApi]:

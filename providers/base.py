@@ -280,7 +280,7 @@ def answer_from(
         text = read_reply(ask, reply.text)
         if text is not None:
             return replace(reply, text=text, code=_code_facts(ask, reply.text))
-    raise InvalidReply("The model named none of the categories. Try again, or make the categories clearer.")
+    raise InvalidReply("The model did not keep to the categories. Try again, or make the categories clearer.")
 
 
 def _code_facts(ask: Ask, told: str) -> CodeFacts:

@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Generator, Sequence
+from typing import Any
 from zlib import crc32
 
 from chats import Chat
@@ -108,8 +109,7 @@ def _answer(wording: Wording) -> str:
     if wording.chat is not None:
         return _chat_answer(wording.chat)
     if wording.schema is not None:
-        chosen = best_category(wording.text, wording.schema["properties"]["category"]["enum"])
-        return json.dumps({"category": chosen})
+        return json.dumps(_chosen(wording.text, wording.schema["properties"]))
     if wording.system == CODE_WORDING:
         return code_for(wording.text)
     return _text_for(wording.text)
@@ -140,6 +140,12 @@ def _text_for(prompt: str) -> str:
     )
 
 
+def _chosen(text: str, asked: dict[str, Any]) -> dict[str, Any]:
+    if "categories" in asked:
+        return {"categories": fitting_categories(text, asked["categories"]["items"]["enum"])}
+    return {"category": best_category(text, asked["category"]["enum"])}
+
+
 def _quote(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= QUOTE_CHARS else line[:QUOTE_CHARS] + "…"
@@ -165,8 +171,18 @@ def _function_name(prompt: str) -> str:
 
 def best_category(text: str, categories: Sequence[str]) -> str:
     """The category whose name and meaning share the most with the text, whatever their order."""
-    words = Counter(_stem(word) for word in _WORD.findall(text.lower()))
+    words = _words(text)
     return max(sorted(categories), key=lambda category: _score(words, category, text.lower()))
+
+
+def fitting_categories(text: str, categories: Sequence[str]) -> list[str]:
+    """Every category whose name or meaning shares a word with the text."""
+    words = _words(text)
+    return [category for category in categories if _score(words, category, text.lower()) >= 1]
+
+
+def _words(text: str) -> Counter[str]:
+    return Counter(_stem(word) for word in _WORD.findall(text.lower()))
 
 
 def _score(words: Counter[str], category: str, text: str) -> float:

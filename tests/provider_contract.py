@@ -115,10 +115,17 @@ class ProviderContract:
     # Helpers of the tests below.
 
     def call_of(
-        self, text: str = "Hello", *, model: str = "", seconds: float = 10.0, task: Task = Task.TEXT
+        self,
+        text: str = "Hello",
+        *,
+        model: str = "",
+        seconds: float = 10.0,
+        task: Task = Task.TEXT,
+        multi_label: bool = False,
     ) -> Call:
         categories = CATEGORIES if task is Task.CLASSIFY else ()
-        return Call(model or self.model, word(Ask(task, text, 0.0, categories)), 500, seconds)
+        ask = Ask(task, text, 0.0, categories, multi_label=multi_label)
+        return Call(model or self.model, word(ask), 500, seconds)
 
     def failed(self, upstream: Upstream, fault: str | Fault, **options: Any) -> UpstreamFault:
         provider = self.provider(upstream)
@@ -155,6 +162,17 @@ class ProviderContract:
         assert classified is not None
         assert classified["properties"]["category"]["enum"] == list(CATEGORIES)
         assert classified["required"] == ["category"]
+
+    def test_several_categories_are_asked_for_by_a_schema_that_leaves_none_of_it_out(self, upstream):
+        call = self.call_of("The text.", task=Task.CLASSIFY, multi_label=True)
+        reply = self.provider(upstream).call(call)
+        assert set(json.loads(reply.text)["categories"]) <= set(CATEGORIES)
+        (sent,) = upstream.journal
+        schema = self.schema(sent.body)
+        assert schema is not None
+        assert schema["properties"]["categories"]["items"]["enum"] == list(CATEGORIES)
+        assert schema["required"] == ["categories"]
+        assert sent.system == call.wording.system
 
     def test_the_key_travels_in_a_header_and_never_in_the_address(self, upstream):
         self.provider(upstream).call(self.call_of())

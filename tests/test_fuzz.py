@@ -19,7 +19,7 @@ CHAT, EMBED = "/api/v2/chat/completions", "/api/v2/embeddings"
 DESCRIBED, MADE, BENT = 150, 2_200, 2_000
 CHATS = 2_200
 
-FIELDS = ("prompt", "text", "categories", "model", "max_tokens", "stream")
+FIELDS = ("prompt", "text", "categories", "model", "max_tokens", "stream", "multi_label")
 scalars = (
     st.none() | st.booleans() | st.integers() | st.integers(-(10**400), 10**400) | st.floats() | st.text(max_size=40)
     | st.text(st.characters(categories=["Cs", "Cc", "Zs", "So", "Mn"]), max_size=8)
@@ -41,7 +41,8 @@ plausible = st.fixed_dictionaries(
     },
 )
 classifiable = st.fixed_dictionaries(
-    {"text": st.text(min_size=1, max_size=40), "categories": st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=6)}
+    {"text": st.text(min_size=1, max_size=40), "categories": st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=6)},
+    optional={"multi_label": st.booleans()},
 )  # fmt: skip
 documents = st.one_of(plausible, classifiable, objects, values).map(lambda value: json.dumps(value).encode())
 raw = st.binary(max_size=200) | st.text(max_size=80).map(lambda text: text.encode("utf-16"))
@@ -151,8 +152,8 @@ def assert_ours(response, sent: object) -> int:
     if response.status_code != 200:
         assert_refusal(reply)
     elif "object" not in reply:
-        (text,) = reply.values()
-        assert isinstance(text, str)
+        (answer,) = reply.values()
+        assert isinstance(answer, list if "classifications" in reply else str)
     return response.status_code
 
 

@@ -190,6 +190,17 @@ def test_any_classification_is_one_of_the_categories(text, categories):
     assert read_reply(ask, said(ask)) in categories
 
 
+@given(
+    st.text(max_size=40),
+    st.lists(
+        st.text(max_size=20).filter(str.strip), min_size=1, max_size=6, unique_by=lambda name: name.strip()
+    ),
+)
+def test_several_categories_are_always_of_those_that_were_sent(text, categories):
+    ask = Ask(Task.CLASSIFY, text, 0.0, tuple(categories), multi_label=True)
+    assert set(json.loads(read_reply(ask, said(ask)))) <= set(categories)
+
+
 # In the house.
 
 

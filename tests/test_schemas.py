@@ -149,6 +149,19 @@ def test_categories_that_are_none_are_refused_by_name(house, upstream, categorie
     assert upstream.journal == []
 
 
+@pytest.mark.parametrize("multi_label", ["true", 1, 0, None, [], {}], ids=repr)
+def test_multi_label_is_true_or_false_and_nothing_else(house, upstream, multi_label):
+    body = {"text": "x", "categories": ["a", "b"], "multi_label": multi_label}
+    assert_refused(house.client.post(CLASSIFY, json=body), 400, "invalid_input", "multi_label")
+    assert_refused(
+        house.client.post(TEXT, json={"prompt": "x", "multi_label": True}),
+        400,
+        "invalid_input",
+        "multi_label",
+    )
+    assert upstream.journal == []
+
+
 def test_fifty_categories_of_a_hundred_characters_are_allowed_and_case_tells_them_apart(house):
     many = [f"{n:02}" + "c" * 98 for n in range(50)]
     assert house.post("classify", {"text": "x", "categories": many}).get_json()["classification"] in many

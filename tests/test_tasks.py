@@ -17,6 +17,7 @@ from tasks import (
     Bill,
     Task,
     Usage,
+    categories_schema,
     category_schema,
     match_category,
     read_reply,
@@ -179,6 +180,64 @@ def test_a_reply_in_the_schema_is_read_by_the_schema_even_where_a_category_looks
     assert read_reply(ask, '{"category": "x"}') == "x"
     for name in ask.categories:
         assert read_reply(ask, json.dumps({"category": name})) == name
+
+
+# Several categories.
+
+
+def many_for(*categories: str) -> Ask:
+    return Ask(Task.CLASSIFY, "the input", 0.0, categories, multi_label=True)
+
+
+def test_several_categories_are_asked_for_in_other_words_and_a_schema_of_their_own():
+    one, many = word(ask_for(Task.CLASSIFY)), word(many_for("yes", "no"))
+    assert many.system != one.system
+    assert '["yes", "no"]' in many.system
+    assert many.schema == categories_schema(("yes", "no"))
+    assert many.schema["properties"]["categories"]["items"]["enum"] == ["yes", "no"]
+    assert (many.temperature, many.text) == (one.temperature, one.text)
+    repair = word(many_for("yes", "no"), repair=True)
+    assert repair.system.startswith(many.system)
+    assert len(repair.system) > len(many.system)
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ('{"categories": ["c", "a"]}', ["a", "c"]),
+        ('{"categories": ["b", "b", "B."]}', ["b"]),
+        ('{"categories": []}', []),
+        ('["a"]', ["a"]),
+        ('"b"', ["b"]),
+        ("b", ["b"]),
+        ('{"categories": "a"}', ["a"]),
+        ('{"categories": ["a", "d"]}', None),
+        ('{"categories": ["a", 5]}', None),
+        ('{"categories": [["a"]]}', None),
+        ('{"categories": null}', None),
+        ('{"category": "a"}', None),
+        ('{"categories": ["a"', None),
+        ("a, b", None),
+        ("[" * 100_000, None),
+        ("", None),
+    ],
+)
+def test_several_categories_are_read_in_their_own_order_each_once_or_not_at_all(said, read):
+    answer = read_reply(many_for("a", "b", "c"), said)
+    assert answer == (None if read is None else json.dumps(read))
+
+
+@given(NAMES, st.data())
+def test_categories_named_exactly_are_those_categories(names, data):
+    chosen = data.draw(st.lists(st.sampled_from(names)))
+    answer = read_reply(many_for(*names), json.dumps({"categories": chosen}))
+    assert json.loads(answer) == [name for name in names if name in chosen]
+
+
+@given(NAMES, st.text() | st.lists(st.text()).map(json.dumps))
+def test_whatever_is_said_only_categories_or_nothing_are_read(names, said):
+    answer = read_reply(many_for(*names), said)
+    assert answer is None or set(json.loads(answer)) <= set(names)
 
 
 # What travels.

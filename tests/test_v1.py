@@ -135,6 +135,50 @@ def test_a_category_is_one_of_those_sent_whatever_the_model_says(house, upstream
     assert len(upstream.journal) == 3
 
 
+def test_every_category_that_fits_is_one_of_those_sent_in_their_order_and_once(house, upstream):
+    body = {"text": "x", "categories": ["a", "b", "c"], "multi_label": True}
+    for said, answered in (
+        ('{"categories": ["c", "a", "c"]}', ["a", "c"]),
+        ('{"categories": []}', []),
+        ('{"categories": ["a", "b", "c"]}', ["a", "b", "c"]),
+    ):
+        upstream.script(Fault("says", text=said))
+        response = house.post("classify", body, Cache_Control="no-cache")
+        assert (response.status_code, response.get_json()) == (200, {"classifications": answered})
+    hit = house.post("classify", body)
+    assert (hit.headers["X-Cache-Status"], hit.get_json()) == ("hit", {"classifications": ["a", "b", "c"]})
+
+
+def test_what_is_no_category_is_asked_again_once_and_then_refused_with_its_bill(house, upstream):
+    body = {"text": "x", "categories": ["a", "b"], "multi_label": True}
+    upstream.script(Fault("says", text='{"categories": ["z"]}'), Fault("says", text='{"categories": ["b"]}'))
+    assert house.post("classify", body).get_json() == {"classifications": ["b"]}
+    upstream.script(*[Fault("says", text='{"categories": ["a", "z"]}')] * 2)
+    response = house.post("classify", body | {"text": "y"})
+    assert (response.status_code, response.get_json()["code"]) == (502, "upstream_invalid_response")
+    assert Decimal(response.headers["X-Cost-Total"]) > 0
+    assert len(upstream.journal) == 4
+
+
+def test_one_category_and_all_that_fit_are_two_asks(house, upstream):
+    body = {"text": "x", "categories": ["a", "b"]}
+    upstream.script(Fault("says", text="a"), Fault("says", text='{"categories": ["a", "b"]}'))
+    first, second = (house.post("classify", body | {"multi_label": many}) for many in (False, True))
+    assert [first.get_json(), second.get_json()] == [
+        {"classification": "a"},
+        {"classifications": ["a", "b"]},
+    ]
+    assert second.headers["X-Cache-Status"] == "miss"
+    assert house.post("classify", body).headers["X-Cache-Status"] == "hit"
+
+
+def test_the_sandbox_finds_every_category_that_fits_and_none_where_none_does(sandbox):
+    body = {"categories": ["technical", "sports", "billing"], "multi_label": True}
+    both = sandbox.post("classify", body | {"text": "The app crashes and I want a refund of my payment."})
+    assert both.get_json() == {"classifications": ["technical", "billing"]}
+    assert sandbox.post("classify", body | {"text": "Good morning."}).get_json() == {"classifications": []}
+
+
 def test_half_a_character_from_the_model_is_an_answer_and_no_bug(house, upstream):
     part = {"content": {"role": "model", "parts": [{"text": "half \ud83d a pair"}]}, "finishReason": "STOP"}
     upstream.script(Fault("wrong_schema", text=json.dumps({"candidates": [part]})))
@@ -190,7 +234,8 @@ def test_swagger_describes_the_body_and_every_reply(swagger, task):
     assert set(described["required"]) == set(BODIES[task])
     assert set(BODIES[task]) <= set(described["properties"])
     good = resolved(swagger, operation["responses"]["200"]["schema"])
-    assert set(good["properties"]) == {FIELDS[task]}
+    several = {"classifications"} if task == "classify" else set()
+    assert set(good["properties"]) == {FIELDS[task]} | several
     for status in ("400", "413", "415", "422", "429", "502", "503", "504"):
         failure = resolved(swagger, operation["responses"][status]["schema"])
         assert {"error", "code", "request_id", "field"} <= set(failure["properties"])

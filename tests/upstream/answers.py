@@ -65,8 +65,16 @@ def _by_type(schema: Mapping[str, Any], seal: str, root: Mapping[str, Any]) -> A
     if kind == "object":
         return {name: conforming(part, seal, root) for name, part in schema.get("properties", {}).items()}
     if kind == "array":
-        return [conforming(schema.get("items", {"type": "string"}), seal, root)]
+        return _array(schema.get("items", {"type": "string"}), seal, root)
     return {"string": seal[:12], "integer": 1, "number": 0.5, "boolean": True}.get(kind)
+
+
+def _array(items: Mapping[str, Any], seal: str, root: Mapping[str, Any]) -> list[Any]:
+    """Of an enum the entries whose bit of the seal is set, backwards and the last of them twice; else one item."""
+    if not items.get("enum"):
+        return [conforming(items, seal, root)]
+    chosen = [entry for place, entry in enumerate(items["enum"]) if int(seal, 16) >> place & 1]
+    return [*reversed(chosen), *chosen[:1]]
 
 
 def count(text: str) -> int:
