@@ -112,6 +112,8 @@ class CostRecord:
     cache_status: str = ""
     status: int = 200
     duration_ms: float = 0.0
+    # Of a classification, what feedback is judged by; for the ledger alone.
+    classified: str | None = None
     # The ledger's open row of this request, where it has one.
     opened: Row | None = None
 
@@ -278,7 +280,7 @@ def digest(text: str) -> str:
     return f"[{len(text)} characters, sha256 {mark}]"
 
 
-_LOGGED = tuple(name for name in CostRecord.__slots__ if name not in ("opened", "charges"))
+_LOGGED = tuple(name for name in CostRecord.__slots__ if name not in ("opened", "charges", "classified"))
 
 
 def _told(record: CostRecord) -> dict[str, Any]:

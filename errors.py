@@ -62,6 +62,16 @@ class Overloaded(PlatformError):
         super().__init__(sentence, retry_after=retry_after)
 
 
+class UnknownRequest(PlatformError):
+    """Feedback on a request that its sender has not made, or that is not in the ledger."""
+
+    status, code = 404, "unknown_request"
+    sentence = (
+        "There is no answered request of yours with this `request_id`. Send the X-Request-ID of a classification; "
+        "where it was answered a moment ago, try again in a minute."
+    )
+
+
 class HistoryTooShort(PlatformError):
     """A forecast was asked for and there are too few days to make one from."""
 

@@ -28,6 +28,8 @@ class Metrics(Protocol):
 
     def answered(self, cache_status: str, bill: Bill) -> None: ...
 
+    def judged(self, correct: bool) -> None: ...
+
     def limited(self, route: str) -> None: ...
 
     def shed(self) -> None: ...
@@ -45,6 +47,8 @@ class NullMetrics:
     def upstream(self, provider: str, model: str, outcome: str, seconds: float) -> None: ...
 
     def answered(self, cache_status: str, bill: Bill) -> None: ...
+
+    def judged(self, correct: bool) -> None: ...
 
     def limited(self, route: str) -> None: ...
 
@@ -92,6 +96,7 @@ class PrometheusMetrics:
         self._unpriced = count(
             "llm_unpriced_answers_total", "Answers of unknown cost.", ["provider", "model"]
         )
+        self._judged = count("llm_feedback_total", "Feedback on classifications.", ["correct"])
         self._limited = count("llm_rate_limited_total", "Requests refused by a limit.", ["route"])
         self._errors = count("llm_metric_errors_total", "Metrics that could not be taken.")
         self._shed = count("llm_shed_total", "Requests refused because the platform was full.")
@@ -133,6 +138,10 @@ class PrometheusMetrics:
         else:
             _child(self._cost, provider, model).inc(_dollars(bill.total_nano))
 
+    def judged(self, correct: bool) -> None:
+        _child(self._judged, "true" if correct else "false").inc()
+
+    @_harmless
     def limited(self, route: str) -> None:
         _child(self._limited, route).inc()
 

@@ -25,6 +25,7 @@ from providers.base import NO_CODE, Billed, Call, Meter, Reply, Terms, no_cover
 from providers.chain import Chain
 from providers.gate import Gate
 from single_flight import FlightTimeout, SharedFailure, SingleFlight
+from store.feedback import classified
 from store.ledger import Ledger
 from store.rows import Row
 from taps import Announced, Tap, Unfenced
@@ -53,11 +54,13 @@ class Kept:
     code: CodeFacts = NO_CODE
     ignored: tuple[str, ...] = ()
     calls: tuple[ToolCall, ...] = ()
+    classified: str | None = None
 
     @property
     def size_bytes(self) -> int:
         calls = sum(len(call.arguments.encode()) + KEPT_OVERHEAD_BYTES for call in self.calls)
-        return len(self.text.encode()) + len(self.shown) + calls + KEPT_OVERHEAD_BYTES
+        beside = len(self.shown) + len(self.classified or "") + calls
+        return len(self.text.encode()) + beside + KEPT_OVERHEAD_BYTES
 
 
 @dataclass(slots=True)
@@ -173,7 +176,7 @@ class Pipeline:
     def _buy(self, trip: Trip, status: str) -> tuple[Kept, Answer]:
         reply = self._reply(trip, status)
         shown = self._tracker.shown(reply.text)  # once: hits are many
-        kept = _kept(reply, trip.meter, shown)
+        kept = _kept(reply, trip.meter, shown, classified(trip.ask, reply.text))
         answer = self._record(trip, reply.text, self._bill(trip.meter, reply.model), status, kept=kept)
         if kept.whole and trip.ask.writes_cache:
             self._cache.put(trip.key, kept)
@@ -269,6 +272,7 @@ class Pipeline:
             prompt_hash=trip.prompt_hash,
             language=code.language,
             lines=code.lines,
+            classified=kept.classified if kept else None,
             cache_status=cache_status,
             status=status,
             opened=trip.opened,
@@ -318,9 +322,9 @@ class Pipeline:
         )
 
 
-def _kept(reply: Reply, meter: Meter, shown: str) -> Kept:
+def _kept(reply: Reply, meter: Meter, shown: str, marks: str | None) -> Kept:
     charges = tuple(meter.charges)
-    said = (shown, reply.code, reply.ignored, reply.calls)
+    said = (shown, reply.code, reply.ignored, reply.calls, marks)
     return Kept(reply.text, reply.provider, reply.model, charges, reply.whole, *said)
 
 

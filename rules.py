@@ -73,6 +73,19 @@ def category_list(value: Any) -> tuple[str, ...]:
     return names
 
 
+def correct_category(value: Any) -> str | tuple[str, ...]:
+    """The name of a category, or a list of different ones that may be empty."""
+    if not isinstance(value, list):
+        return text_field(value, "correct_category", MAX_CATEGORY_CHARS)
+    names = tuple(text_field(name, "correct_category", MAX_CATEGORY_CHARS) for name in value)
+    if len(names) > MAX_CATEGORIES or len(set(names)) < len(names):
+        raise InvalidInput(
+            f"`correct_category` must name at most {MAX_CATEGORIES} categories, each once.",
+            field="correct_category",
+        )
+    return names
+
+
 def model_name(value: Any) -> str | None:
     """A model id, or None for the platform's own choice."""
     if value is None:

@@ -17,6 +17,7 @@ from analytics.export import COLUMNS, FORMATS, Export
 from analytics.forecast import HORIZON_DAYS, MOST_HORIZON_DAYS
 from analytics.outlook import QualityDesk, forecast_report
 from analytics.usage import GROUP_BY, MOST_GROUPED, usage_report, usage_stats_of
+from api.feedback import accuracy_stats
 from api.house import services
 from api.limiting import caller_of
 from api.queries import one_of, read_query, some_of, whole_number
@@ -106,11 +107,11 @@ def desk() -> Desk:
 @reports.route("/stats")
 class Stats(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
     def get(self) -> dict[str, Any]:
-        """What the cache, the costs of the last 24 hours and the limits look like now."""
+        """What the cache, the costs of the last 24 hours, feedback on classifications and the limits look like now."""
         house = services()
         return {
             "cache_stats": house.cache.get_stats(),
-            "usage_stats": _usage_stats(),
+            "usage_stats": _usage_stats() | {"classification_accuracy": accuracy_stats(SCOPE)},
             "rate_limit_stats": {**house.limits.get_stats(), "limit": house.settings.rate_limit},
         }
 

@@ -10,6 +10,7 @@ from flask import Blueprint, Response
 from flask_restx import Api, Namespace, Resource, fields
 
 from api import schemas
+from api.feedback import feedback
 from api.house import services
 from api.replies import render_answer
 from api.reports import reports
@@ -164,6 +165,6 @@ def build_v1() -> tuple[Blueprint, PlatformApi]:
     api = PlatformApi(
         blueprint, version=VERSION, title="Enterprise LLM API Platform", doc=False, validate=False
     )
-    for namespace in (generate, classify, reports):
+    for namespace in (generate, classify, feedback, reports):
         api.add_namespace(namespace)
     return blueprint, api

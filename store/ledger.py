@@ -40,6 +40,7 @@ log = logging.getLogger("llm_platform")
 GRACE_SECONDS = 60.0
 TEND_SECONDS, ROUND_SECONDS = 1.0, 15.0
 OK, DEGRADED, DOWN = "ok", "degraded", "down"
+TAKES_NOTHING = "The ledger's database is away, so nothing was noted. Try again in a few seconds; if it stays, tell your operator."
 
 
 class Ledger:
@@ -325,6 +326,15 @@ class Ledger:
         if not self._ready:
             self._ensure_tables()
         return self._reader
+
+    @property
+    def writable(self) -> Engine:
+        """An engine for what is written beside the rows, as long as they themselves are. Raises LedgerUnavailable."""
+        reader = self.reader
+        if self._spooling or self._failing:
+            raise LedgerUnavailable(TAKES_NOTHING)
+        # Of PostgreSQL the reader's, which connects anew each time: one that has frozen is noticed in time.
+        return reader if self._remote else self._engine
 
     def _ensure_tables(self) -> None:
         with self._committing:

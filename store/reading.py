@@ -107,7 +107,7 @@ def usage(
     engine: Engine, window: Window, group_by: Sequence[str] = (), tenant: str | None = None
 ) -> list[Group]:
     """The closed rows of a window, in groups and in no order. A tenant of None stands for all of them."""
-    with _connected(engine) as connection:
+    with connected(engine) as connection:
         rows = connection.execute(union_all(*_parts(window, group_by, tenant))).all()
     groups: dict[tuple[Any, ...], Group] = {}
     for row in rows:
@@ -169,7 +169,7 @@ def languages(engine: Engine, window: Window, tenant: str | None = None) -> list
         table.c.start >= window.first // 24, table.c.start < -(-window.end // 24)
     )
     query = query.group_by(table.c.language).order_by(answers.desc(), table.c.language)
-    with _connected(engine) as connection:
+    with connected(engine) as connection:
         rows = connection.execute(_of_tenant(query, table, tenant)).all()
     return [Language(name, int(answered), int(written)) for name, answered, written in rows]
 
@@ -188,7 +188,7 @@ def pages(
     first, last = _span(engine, window, tenant)
     query = _page(window, columns, tenant)
     for start in range(first, last + 1, size):
-        with _connected(engine) as connection:
+        with connected(engine) as connection:
             rows = connection.execute(query, {"first": start, "last": min(start + size - 1, last)}).all()
         if rows:
             yield rows
@@ -197,7 +197,7 @@ def pages(
 def newest(engine: Engine, columns: Sequence[str], limit: int, tenant: str | None = None) -> Rows:
     """The last rows, newest first; the last column is seq."""
     query = select(*map(_column, columns), requests.c.seq).order_by(requests.c.seq.desc()).limit(limit)
-    with _connected(engine) as connection:
+    with connected(engine) as connection:
         return connection.execute(_of_tenant(query, requests, tenant)).all()
 
 
@@ -236,12 +236,13 @@ def _of_tenant(query: Query, table: Table, tenant: str | None) -> Query:
 
 
 def _one(engine: Engine, query: Query) -> tuple[int, ...]:
-    with _connected(engine) as connection:
+    with connected(engine) as connection:
         return tuple(int(value or 0) for value in connection.execute(query).one())
 
 
 @contextmanager
-def _connected(engine: Engine) -> Iterator[Connection]:
+def connected(engine: Engine) -> Iterator[Connection]:
+    """A connection. Raises LedgerUnavailable where the database does not do what is asked of it."""
     try:
         with engine.connect() as connection:
             yield connection

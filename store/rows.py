@@ -61,6 +61,7 @@ class Row:
     lines: int = 0
     prompt: str | None = None
     response: str | None = None
+    classified: str | None = None
 
 
 COLUMNS = tuple(entry.name for entry in fields(Row))
@@ -78,7 +79,8 @@ extending_values_of = attrgetter("reserved_nano", "request_id", "mark")
 
 def row_from(stored: Any) -> Row:
     """A row again from what the database or the spool holds of it, by column name."""
-    row = Row(**{name: stored[name] for name in COLUMNS})
+    # A line that an older version has spooled knows fewer columns.
+    row = Row(**{name: stored[name] for name in COLUMNS if name in stored})
     row.estimated = bool(row.estimated)
     return row
 
@@ -125,6 +127,7 @@ def closed_row(record: CostRecord, mark: int, instance: str, keeps_texts: bool) 
         lines=record.lines,
         prompt=_storable(record.prompt) if keeps_texts else None,
         response=_storable(record.response) if keeps_texts else None,
+        classified=record.classified,
     )
 
 

@@ -16,7 +16,7 @@ NAMES = {
     "pk": "pk_%(table_name)s",
 }
 # The last of the migrations. Alembic itself takes a quarter of a second to load, and is needed only where it is behind.
-REVISION = "0001_ledger"
+REVISION = "0002_feedback"
 OPEN, SETTLED, UNKNOWN = "open", "settled", "unknown"
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 
@@ -81,6 +81,8 @@ requests = Table(
     _count("lines"),
     Column("prompt", Text),
     Column("response", Text),
+    # Of a classification that was answered: digests of the categories to choose from, and which were chosen.
+    Column("classified", Text),
 )
 Index(
     "ix_requests_open",
@@ -133,4 +135,17 @@ totals = Table(
     _count("requests"),
     _count("cost_nano"),
     _count("saved_nano"),
+)
+
+# What callers say of classifications afterwards: a row for each category that is right, and one under no name for the
+# answer as a whole.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("request_id", String(160), primary_key=True),
+    Column("category", String(100), primary_key=True),
+    Column("tenant", String(100), nullable=False),
+    Column("correct", Boolean, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Index(None, "tenant", "category", "correct"),
 )

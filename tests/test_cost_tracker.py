@@ -394,7 +394,11 @@ def test_an_export_is_a_json_list_with_every_field(tracker, tmp_path, clock):
     out = tmp_path / "new" / "place" / "records.json"
     assert tracker.export_records(str(out)) == 2
     first, second = json.loads(out.read_text())
-    assert set(first) == {field.name for field in fields(CostRecord)} - {"opened", "charges"} | {"rates"}
+    assert set(first) == {field.name for field in fields(CostRecord)} - {
+        "opened",
+        "charges",
+        "classified",
+    } | {"rates"}
     assert (first["cost_nanodollars"], second["cost_nanodollars"], second["request_id"]) == (100, None, "abc")
     assert tracker.export_records(out, hours=1) == 1
     assert tracker.export_records(out, hours=2) == 2  # the edge belongs to the window

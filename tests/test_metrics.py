@@ -28,6 +28,7 @@ FAMILIES = {
     "llm_cost_dollars": "counter",
     "llm_saved_dollars": "counter",
     "llm_unpriced_answers": "counter",
+    "llm_feedback": "counter",
     "llm_rate_limited": "counter",
     "llm_shed": "counter",
     "llm_metric_errors": "counter",
