@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from commands import ledger
+from commands import evaluate, ledger
 from commands.terminal import Refused, tell
 from config import ConfigError, load_settings
 from errors import PlatformError
@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="cli.py", description=__doc__)
-    ledger.add_commands(whole.add_subparsers(required=True, metavar="COMMAND"))
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    ledger.add_commands(commands)
+    evaluate.add_command(commands)
     return whole
 
 

@@ -24,6 +24,7 @@ class Sum:
     output_tokens: int = 0
     nano: int = 0
     saved: int = 0
+    unknown_nano: int = 0
 
     def add(self, record: CostRecord) -> None:
         self.requests += 1
@@ -33,6 +34,7 @@ class Sum:
         self.unknown_cost += record.cost_nanodollars is None
         self.nano += record.cost_nanodollars or 0
         self.saved += record.saved_nanodollars or 0
+        self.unknown_nano += record.unknown_nano
         if not record.cached and record.cache_status != "coalesced":  # tokens count where they were paid
             self.input_tokens += record.input_tokens
             self.output_tokens += record.output_tokens
@@ -70,6 +72,7 @@ def _reading(part: Sum) -> dict[str, Any]:
         "average_cost_per_request": float(dollars(part.nano) / asked),
         "cost_savings_from_cache": dollars_of(part.saved),
         "saved_nanodollars": part.saved,
+        "unknown_nanodollars": part.unknown_nano,
     }
 
 

@@ -120,6 +120,7 @@ def _sum(group: Group) -> Sum:
         output_tokens=figures["output_tokens"],
         nano=figures["cost_nano"],
         saved=figures["saved_hit_nano"] + figures["saved_coalesced_nano"],
+        unknown_nano=figures["unknown_nano"],
     )
 
 

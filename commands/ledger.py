@@ -17,7 +17,7 @@ from sqlalchemy.engine import Engine
 
 from analytics.export import COLUMNS, FORMATS, Export
 from analytics.usage import GROUP_BY, MOST_GROUPED, usage_report
-from commands.terminal import Progress, Refused, say, table
+from commands.terminal import Progress, Refused, say, table, whole_number
 from config import ConfigError, Settings
 from prices import format_dollars, price_book
 from store import reading, upkeep
@@ -228,17 +228,11 @@ def _findings(found: upkeep.Recosted, at: datetime | None) -> dict[str, Any]:
 
 
 def _hours(text: str) -> int:
-    return _whole(text, LONGEST_HOURS)
+    return whole_number(text, LONGEST_HOURS)
 
 
 def _days(text: str) -> int:
-    return _whole(text, LONGEST_HOURS // 24)
-
-
-def _whole(text: str, most: int) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 to {most} is needed")
-    return int(text)
+    return whole_number(text, LONGEST_HOURS // 24)
 
 
 def _groups(text: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""How commands speak to people: progress, tables, plain lines."""
+"""How commands speak with people: arguments, progress, tables, plain lines."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,13 @@ class Progress:
 
     def _show(self, text: str, end: str) -> None:
         print(f"{text:<60}", end=end, file=sys.stderr, flush=True)  # noqa: T201  a command speaks by printing
+
+
+def whole_number(text: str, most: int) -> int:
+    """An argument that is a number from 1 on."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 to {most} is needed")
+    return int(text)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> list[str]:

@@ -222,6 +222,6 @@ def test_without_a_ledger_or_a_database_the_next_step_is_said(tmp_path):
 
 def test_every_command_has_help(tmp_path: Path) -> None:
     office: Callable[..., subprocess.CompletedProcess[str]] = Office(None, {"DATA_DIR": str(tmp_path)}).run
-    for command in ("usage", "export-usage", "recost", "prune", "vacuum"):
+    for command in ("usage", "export-usage", "recost", "prune", "vacuum", "evaluate"):
         assert command in office("--help").stdout
         assert office(command, "--help").stdout.startswith("usage: cli.py")
