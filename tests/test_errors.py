@@ -37,6 +37,7 @@ STATUS_OF = {
     "unsupported_media_type": 415,
     "overloaded": 503,
     "ledger_unavailable": 503,
+    "unknown_request": 404,
     "history_too_short": 409,
     "upstream_error": 502,
     "upstream_rate_limited": 429,
