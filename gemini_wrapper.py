@@ -16,7 +16,7 @@ from providers.adapter import Adapter, Reader, Sent
 from providers.base import Call, Meter, Provider, Terms, answer_from
 from providers.gemini_faults import client_failures, fault_of
 from providers.gemini_replies import billed, fold, read_message
-from providers.line import left_out
+from providers.line import left_out, tls
 from providers.retry import RetryPolicy
 from providers.sandbox import SandboxProvider
 from providers.turns import tool_options
@@ -96,7 +96,13 @@ class GeminiProvider(Adapter["ChatGoogleGenerativeAI"]):
             vertexai=False,
             temperature=None,  # its own default is 0.7, not the model's
             max_retries=1,  # counts attempts: the retries are ours
-            client_args={"transport": transport, "trust_env": False, "follow_redirects": False},
+            # verify: unused below our transport; without it the library reads all its authorities anew.
+            client_args={
+                "transport": transport,
+                "trust_env": False,
+                "follow_redirects": False,
+                "verify": tls(),
+            },
         )
 
     def _sent(self, call: Call, client: ChatGoogleGenerativeAI) -> Sent:

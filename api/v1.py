@@ -167,4 +167,6 @@ def build_v1() -> tuple[Blueprint, PlatformApi]:
     )
     for namespace in (generate, classify, feedback, reports):
         api.add_namespace(namespace)
+        # A namespace lives as long as the process, and would keep the app of each Api that it remembers.
+        namespace.apis.clear()
     return blueprint, api

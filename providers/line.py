@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from config import disarm_libraries
 from providers.turns import turns_of
 
 if TYPE_CHECKING:
+    import ssl
+
     from langchain_core.messages import MessageLikeRepresentation
 
     from providers.base import Call
@@ -36,15 +39,20 @@ class Line(Generic[Client]):
             return self._built
 
     def _build(self) -> tuple[Client, BoundedTransport]:
-        import httpx
-
         from providers.transport import BoundedTransport
 
         disarm_libraries()
         _silence_libraries()
-        context = httpx.create_ssl_context(trust_env=False)
-        transport = BoundedTransport(self._connections, ssl_context=context)
+        transport = BoundedTransport(self._connections, ssl_context=tls())
         return self._connect(transport), transport
+
+
+@functools.cache
+def tls() -> ssl.SSLContext:
+    """One for all lines, with the authorities that httpx ships: reading them takes 30 ms."""
+    import httpx
+
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _silence_libraries() -> None:

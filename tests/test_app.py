@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +50,20 @@ def test_two_apps_in_one_process_share_nothing(make_house):
     assert one.post("text", PROMPT).status_code == 200
     assert one.post("text", PROMPT).status_code == 429
     assert two.post("text", PROMPT).headers["X-Cache-Status"] == "miss"
+
+
+def test_apps_that_nobody_holds_any_more_are_gone_with_all_they_had(tmp_path):
+    """But for the last: Flask-RESTX keeps that one in a class of its own."""
+
+    def used() -> weakref.ref:
+        app = create_app(Settings(log_dir=str(tmp_path), data_dir=str(tmp_path)))
+        assert app.test_client().get("/api/v1/swagger.json").status_code == 200
+        app.extensions["llm_platform"].close()
+        return weakref.ref(app)
+
+    *earlier, _last = [used() for _ in range(4)]
+    gc.collect()
+    assert [app() for app in earlier] == [None] * 3
 
 
 def test_the_module_offers_an_app_that_is_ready():

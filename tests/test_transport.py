@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import httpx
 import httpx2
 import pytest
 
+from providers.line import Line
 from providers.transport import MAX_REPLY_BYTES, BoundedTransport, ReplyTooLarge
 from tests.cache_contract import run_together
 from tests.upstream import Fault, Tokens, Upstream
@@ -68,6 +70,14 @@ def test_a_transport_that_nobody_holds_any_more_leaves_no_socket_open(library, u
     del transport
     gc.collect()
     assert pool.connections == []
+
+
+def test_every_line_verifies_with_the_authorities_that_were_read_once():
+    lines = [Line(lambda transport: transport, 1) for _ in range(2)]
+    first, second = (line.open()[1]._pool._ssl_context for line in lines)
+    assert first is second
+    assert (first.verify_mode, first.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert len(first.get_ca_certs()) > 50
 
 
 def test_connections_are_kept_and_never_more_than_allowed(clients, upstream):
