@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from cost_tracker import CostRecord
 from prices import Rates
@@ -84,6 +87,21 @@ def die(ledger: Ledger) -> None:
     ledger._instance._file = None
     ledger._stopped.set()
     ledger._writer.close()
+
+
+@contextmanager
+def locked_out(ledger: Ledger) -> Iterator[None]:
+    """SQLite takes no row of this ledger, as on a full disk; where it would wait ten seconds first, it is told so at once."""
+
+    def refused(*_: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    ledger._writer._connection.driver_connection.execute("PRAGMA busy_timeout=0")
+    event.listen(ledger._engine, "do_connect", refused)
+    with closing(sqlite3.connect(ledger.reader.url.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+    event.remove(ledger._engine, "do_connect", refused)
 
 
 def assert_sums_agree(ledger: Ledger) -> None:

@@ -6,7 +6,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from tests.ledger_house import (
     buy,
     die,
     hit,
+    locked_out,
     record,
     rows,
 )
@@ -279,18 +279,6 @@ def test_open_rows_are_found_by_their_index_and_not_by_walking_the_ledger(small)
 
 
 # A disk that takes nothing for a while.
-
-
-@contextmanager
-def locked_out(ledger: Ledger) -> Iterator[None]:
-    """The database takes no row of this ledger, as on a full disk: a write at once fails."""
-    path = ledger.reader.url.database
-    with sqlite3.connect(path, isolation_level=None) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        driver = ledger._writer._connection.driver_connection
-        driver.execute("PRAGMA busy_timeout=0")
-        yield
-        connection.execute("ROLLBACK")
 
 
 @pytest.fixture

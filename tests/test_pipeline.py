@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from providers.sandbox import SandboxProvider
 from services import Services, build_services
 from tasks import Ask, Task, Usage
 from tests.cache_contract import run_together
+from tests.ledger_house import locked_out
 from tests.ledger_house import rows as ledger_rows
 from tests.upstream import CANARY, Fault, Tokens
 
@@ -520,20 +520,16 @@ def test_a_further_call_that_cannot_be_covered_is_not_made_and_what_was_billed_i
     house = make_house(impatient(build_services(settings)))
     house.post("text", {"prompt": "first"})
     ledger, covered = house.services.ledger, []
-    path = ledger.reader.url.database
-    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    with ExitStack() as away:
 
-    def hold_up(row: Any, nano: int | None) -> None:
-        covered.append(nano)
-        ledger._writer._connection.driver_connection.execute("PRAGMA busy_timeout=0")
-        other.execute("BEGIN IMMEDIATE")
-        type(ledger).extend(ledger, row, nano)
+        def hold_up(row: Any, nano: int | None) -> None:
+            covered.append(nano)
+            away.enter_context(locked_out(ledger))
+            type(ledger).extend(ledger, row, nano)
 
-    ledger.extend = hold_up
-    upstream.script(Fault("ok", text="none of them"))
-    response = house.post("classify", {"text": "x", "categories": ["a", "b"]})
-    other.execute("ROLLBACK")
-    other.close()
+        ledger.extend = hold_up
+        upstream.script(Fault("ok", text="none of them"))
+        response = house.post("classify", {"text": "x", "categories": ["a", "b"]})
     assert (response.status_code, response.get_json()["code"]) == (503, "ledger_unavailable")
     assert len(covered) == 1
     assert len(upstream.journal) == 2
