@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -43,12 +45,28 @@ class House:
         return path.read_text().splitlines() if path.exists() else []
 
 
+@pytest.fixture(scope="session")
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file with one of certifi's authorities: no test speaks TLS, and Google's library reads all 140 for each client."""
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
+    file = tmp_path_factory.mktemp("tls") / "authority.pem"
+    file.write_text(f"{first}{end}\n")
+    return str(file)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: the collector need not walk through it each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
-def no_strange_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_strange_environment(monkeypatch: pytest.MonkeyPatch, one_authority: str) -> None:
     """Neither a proxy nor a key of the machine may decide a test."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     if not LIVE:
+        monkeypatch.setenv("SSL_CERT_FILE", one_authority)
         for maker in ("GOOGLE", "OPENAI", "ANTHROPIC"):
             monkeypatch.delenv(f"{maker}_API_KEY", raising=False)
             monkeypatch.delenv(f"{maker}_BASE_URL", raising=False)
