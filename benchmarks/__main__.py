@@ -16,9 +16,10 @@ from typing import Any
 from benchmarks.cached import cached
 from benchmarks.first_piece import first_piece
 from benchmarks.growth import growth
+from benchmarks.page import FIGURES, write_readme
 from benchmarks.rounds import QUICK, WHOLE
 from benchmarks.start import start
-from benchmarks.table import machine, markdown, write_readme
+from benchmarks.table import machine, markdown
 from benchmarks.uncached import uncached
 
 LONGEST_SECONDS = 900
@@ -48,7 +49,7 @@ def main() -> None:
         readings = {"machine": facts, "figures": [asdict(figure) for figure in figures], "starts": starts}
         wanted.json.write_text(json.dumps(readings, indent=1), "utf-8")
     if wanted.write:
-        write_readme(block)
+        write_readme(block, FIGURES)
 
 
 def end_in_order() -> None:

@@ -19,12 +19,12 @@ from benchmarks.ledger_exports import Exported, exports
 from benchmarks.ledger_hits import Hits, hits
 from benchmarks.ledger_reads import Command, Looks, Oracle, commands, dashboard_looks, usage_looks
 from benchmarks.ledger_waits import Waits, waits
+from benchmarks.page import BIG_LEDGER, write_readme
 from benchmarks.rounds import progress
-from benchmarks.table import README, machine, table
+from benchmarks.table import machine, table
 from store.db import LEDGER_FILE, ledger_url
 from tests.ledger_rows import Row, add_rows, made_rows, new_ledger
 
-BEGIN, END = "<!-- big ledger: python -m benchmarks.big_ledger --write -->", "<!-- end of big ledger -->"
 DAYS = 365
 LONGEST_SECONDS = 590
 
@@ -133,15 +133,6 @@ def markdown(facts: str, found: Findings) -> str:
     )
 
 
-def write_readme(block: str, readme: Path = README) -> None:
-    """The block between the two marks, in place of the one of an earlier run."""
-    before, begin, rest = readme.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{readme} has lost its marks {BEGIN} and {END}.")
-    readme.write_text(f"{before}{BEGIN}\n\n{block}\n\n{END}{after}", "utf-8")
-
-
 # The command.
 
 
@@ -167,7 +158,7 @@ def main(words: Sequence[str] | None = None) -> int:
         readings = {"machine": facts, "met": found.met, **asdict(found)}
         wanted.json.write_text(json.dumps(readings, indent=1), "utf-8")
     if wanted.write:
-        write_readme(block)
+        write_readme(block, BIG_LEDGER)
     return 0 if found.met else 1
 
 

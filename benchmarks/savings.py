@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import SAVINGS, write_readme
 from benchmarks.replay import Run, replay
 from benchmarks.rounds import progress
-from benchmarks.table import README, machine, table
+from benchmarks.table import machine, table
 from benchmarks.workload import Shape, workload
 from prices import format_dollars
 from tests.upstream import UpstreamProcess
 
 PROMISED_PERCENT = 30
-BEGIN, END = "<!-- savings: python -m benchmarks.savings --write -->", "<!-- end of savings -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +143,6 @@ def dollars(nano: int) -> str:
     return f"${format_dollars(nano)}"
 
 
-def write_readme(block: str, readme: Path = README) -> None:
-    """The block between the two marks, in place of the one of an earlier run."""
-    before, begin, rest = readme.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{readme} has lost its marks {BEGIN} and {END}.")
-    readme.write_text(f"{before}{BEGIN}\n\n{block}\n\n{END}{after}", "utf-8")
-
-
 # The command.
 
 
@@ -177,7 +168,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if wanted.json:
         wanted.json.write_text(json.dumps(_readings(facts, effort, proof, cells), indent=1), "utf-8")
     if wanted.write:
-        write_readme(block)
+        write_readme(block, SAVINGS)
     return exit_code(proof, cells)
 
 

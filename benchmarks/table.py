@@ -1,4 +1,4 @@
-"""The figures as Markdown, and where in the README they belong."""
+"""The figures as Markdown, and the machine that they come from."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from benchmarks.children import ROOT
 from benchmarks.rounds import Figure, Reading
 from benchmarks.start import row
 
-README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- figures: python -m benchmarks --write -->", "<!-- end of figures -->"
 HEAD = ("figure", "baseline", "platform", "ratio", "min to max", "target", "CPU ms, both", "limited by")
 START_HEAD = ("seconds", "median", "min to max", "target")
 
@@ -98,12 +96,3 @@ def _git(*words: str) -> str:
     command = ["git", "--no-optional-locks", *words]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
     return ran.stdout.strip()
-
-
-def write_readme(block: str) -> None:
-    """The block between the two marks, in place of the one of an earlier run."""
-    before, begin, rest = README.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{README} has lost its marks {BEGIN} and {END}.")
-    README.write_text(f"{before}{BEGIN}\n\n{block}\n\n{END}{after}", "utf-8")

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import Marks, write_readme
 from benchmarks.table import table
 
 RESULTS = Path(__file__).with_name("results")
 README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- results: python -m chaos all --publish -->", "<!-- end of results -->"
+PLACE = Marks("<!-- results: python -m chaos all --publish -->", "<!-- end of results -->")
 HEAD = ("goal", "seed", "result", "what happened", "took", "commit", "when")
 # In one line, with the names of the figures in the JSON.
 STORIES = {
@@ -46,12 +47,8 @@ def publish(result: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{result['goal']}-{result['seed']}.json"
     file.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    before, begin, rest = README.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{README.name} has lost its marks {BEGIN} and {END}.")
     known = [json.loads(path.read_text("utf-8")) for path in RESULTS.glob("*.json")]
-    README.write_text(f"{before}{BEGIN}\n\n{markdown(known)}\n\n{END}{after}", "utf-8")
+    write_readme(markdown(known), PLACE, README)
 
 
 def markdown(results: list[dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.big_ledger import BEGIN, END, Effort, Findings, fill, markdown, measure, write_readme
+from benchmarks.big_ledger import Effort, Findings, fill, markdown, measure
 from benchmarks.children import platform
 from benchmarks.ledger_exports import FORMS, Exported
 from benchmarks.ledger_hits import Beside
@@ -20,7 +20,6 @@ from benchmarks.ledger_reads import Looks, Oracle, Truth, commands, look, servin
 from benchmarks.ledger_waits import Waits, hit
 from benchmarks.memory import memory, settled
 from benchmarks.rounds import Figure, Reading
-from benchmarks.table import README
 
 ROWS = 3000
 ROW = b'{"cost_nanodollars":1}'
@@ -215,14 +214,3 @@ def test_idle_is_read_once_it_no_longer_changes():
     assert settled(lambda: next(sizes, 30), lambda: now[0], sleep) == 30
     assert settled(lambda: now[0], lambda: now[0], sleep) > 20, "what never settles is read at last"
     assert memory(0) is None
-
-
-def test_writing_changes_the_block_between_its_marks_and_nothing_else(tmp_path):
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_readme("new", page)
-    assert page.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
-    page.write_text("no marks")
-    with pytest.raises(ValueError, match="lost its marks"):
-        write_readme("new", page)
-    assert README.read_text().count(BEGIN) == README.read_text().count(END) == 1

@@ -14,8 +14,6 @@ import pytest
 from benchmarks.children import ROOT
 from benchmarks.replay import sums
 from benchmarks.savings import (
-    BEGIN,
-    END,
     Cell,
     Proof,
     cells_table,
@@ -23,9 +21,7 @@ from benchmarks.savings import (
     proof_table,
     prove,
     verdict,
-    write_readme,
 )
-from benchmarks.table import README
 from benchmarks.workload import Moment, Shape, ask_of, workload
 from tests.upstream import Call, Tokens, UpstreamProcess
 
@@ -160,18 +156,3 @@ def test_the_tables_show_what_was_counted(proof):
     line = cells_table([Cell(0.8, 1000, proof.on)]).splitlines()[-1]
     assert f"{proof.on.reduction:.1f} %" in line
     assert "| equal" in line
-
-
-def test_the_page_has_one_place_for_the_tables_and_keeps_the_rest(tmp_path):
-    page = README.read_text("utf-8")
-    copy = tmp_path / "README.md"
-    copy.write_text(page, "utf-8")
-    write_readme("the new tables", copy)
-    written = copy.read_text("utf-8")
-    assert written.count(BEGIN) == written.count(END) == 1
-    assert written.partition(BEGIN)[0] == page.partition(BEGIN)[0]
-    assert written.partition(END)[2] == page.partition(END)[2]
-    assert f"{BEGIN}\n\nthe new tables\n\n{END}" in written
-    copy.write_text("no marks", "utf-8")
-    with pytest.raises(ValueError, match="marks"):
-        write_readme("x", copy)
