@@ -82,7 +82,7 @@ def upstream_server() -> Iterator[Upstream]:
 def upstream(upstream_server: Upstream) -> Upstream:
     """The loopback Gemini, its journal empty and its faults off."""
     upstream_server.reset()
-    upstream_server.latency, upstream_server.meet = 0.0, 0
+    upstream_server.latency, upstream_server.meet, upstream_server.held = 0.0, 0, False
     return upstream_server
 
 

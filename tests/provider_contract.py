@@ -33,6 +33,7 @@ from tests.upstream import CANARY, NAMES, Fault, Tokens, Upstream
 
 CATEGORIES = ("positive", "negative")
 SHORT = 0.4  # seconds, where a fault ends by the deadline only
+LATE = 5.0  # on a busy machine; without the deadline a fault lasts a minute
 
 # fault: class, transient, unknown. Classes are compared exactly.
 FAULTS: dict[str, tuple[type[UpstreamFault], bool, bool]] = {
@@ -333,7 +334,7 @@ class ProviderContract:
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             provider.call(self.call_of(seconds=SHORT))
-        assert SHORT * 0.9 < time.monotonic() - began < SHORT + 0.5
+        assert SHORT * 0.9 < time.monotonic() - began < SHORT + LATE
         upstream.reset()
         assert provider.call(self.call_of()).text
 
@@ -342,12 +343,12 @@ class ProviderContract:
         """One client library takes whole milliseconds, and zero of them for no limit at all."""
         provider = self.provider(upstream)
         provider.warm()
-        upstream.script(Fault("hang", seconds=1.5))
+        upstream.script(Fault("hang"))
         began = time.monotonic()
         with pytest.raises(UpstreamFault) as fault:
             provider.call(self.call_of(seconds=seconds))
         assert fault.value.status in (503, 504)
-        assert time.monotonic() - began < 1.4
+        assert time.monotonic() - began < LATE
         upstream.reset()
         assert provider.call(self.call_of()).text
 

@@ -106,7 +106,7 @@ def test_a_provider_gets_the_tasks_wording_and_its_reply_is_read_as_the_task_pro
     assert reply.text == {Task.TEXT: "words", Task.CODE: "x = 1", Task.CLASSIFY: "no"}[task]
     (call,) = provider.calls
     assert (call.model, call.wording) == ("first", word(ask))
-    assert 59 < call.seconds <= 60
+    assert 30 < call.seconds <= 60
     assert (meter.charges, meter.attempts, meter.unknown_attempts) == ([FIRST], 1, 0)
 
 

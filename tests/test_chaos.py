@@ -58,7 +58,7 @@ def goals(
 @pytest.mark.parametrize("goal", GOALS)
 def test_the_short_form_of_each_goal_is_met(goals, goal):
     process, said = goals[goal]
-    code = process.wait(110)
+    code = process.wait(240)
     if code == LACKS_A_TOOL:
         pytest.skip(said.read_text().strip().splitlines()[-1])
     assert code == 0, said.read_text()

@@ -400,4 +400,4 @@ def test_hostile_texts_of_a_million_characters_take_no_time_to_speak_of(seed):
     began = time.process_time()
     code_facts(text, text)
     # About 0.1 s on a slow core; a rule that is not linear takes minutes.
-    assert time.process_time() - began < 1.5
+    assert time.process_time() - began < 10

@@ -157,7 +157,7 @@ def test_a_reply_without_end_is_ended_by_the_deadline_and_a_redirect_is_not_foll
     upstream.script(Fault(name, seconds=0.05 if name == "drip" else None))
     began = time.monotonic()
     response = house.post("text", PROMPT)
-    assert time.monotonic() - began < SHORT + 0.5
+    assert time.monotonic() - began < SHORT + 5  # on a busy machine; without the deadline it lasts a minute
     assert response.status_code == (504 if name in SECONDS else 502)
     assert [(call.method, call.fault) for call in upstream.journal] == [("generate", name)]
     assert upstream.wait_idle()

@@ -2,13 +2,13 @@
 
 import random
 import string
-import time
 from json import dumps
 from urllib.parse import quote
 
 import pytest
 
 from security.redaction import MARK, clean, make_redactor, redact
+from tests.linear import grows_linearly
 
 LETTERS = string.ascii_letters + string.digits
 DICE = random.Random(7)
@@ -139,25 +139,6 @@ SEEDS = (
     "sk" + "-", "sk" + "-a1 ", "llm" + "_", "llm" + "_a_", "llm" + "_a", "ey" + "J", "eyJaaaaa.", "AIza", "AQ.", "://",
     "://a:", "://a@", "://:", "%3d", "secret\t", "x" * 40 + "sk-", "=>", "api_key", "api-",
 )  # fmt: skip
-
-
-def cpu_seconds(work, text):
-    began = time.thread_time()
-    work(text)
-    return time.thread_time() - began
-
-
-def grows_linearly(work, text):
-    """Twice the text takes at most 2.5 times the time, in one of twelve rounds at least.
-
-    The speed of a shared machine jumps: only what was measured side by side is compared.
-    """
-    half = text[: len(text) // 2]
-    for _ in range(12):
-        before, whole, after = cpu_seconds(work, half), cpu_seconds(work, text), cpu_seconds(work, half)
-        if whole <= 2.5 * min(before, after) + 0.00002:  # that much is lost to measuring
-            return True
-    return False
 
 
 @pytest.mark.parametrize("seed", SEEDS)

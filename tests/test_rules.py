@@ -83,7 +83,7 @@ def test_categories_keep_names_and_order(names):
         None,
         "abc",
         {"a": 1},
-        {"a", "b"},
+        pytest.param({"a", "b"}, id="a set"),  # whose words come in any order
         5,
         [],
         [f"{number}" for number in range(MAX_CATEGORIES + 1)],

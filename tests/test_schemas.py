@@ -244,9 +244,9 @@ def test_thousands_of_field_names_are_refused_in_no_time(house):
     """Looking for the name that stands twice must not take the square of the names."""
     names = ",".join(f'"{number:x}":1' for number in range(30_000))
     body = f'{{{names},"z":1,"z":1}}'
-    started = time.monotonic()
+    started = time.thread_time()
     assert_refused(house.client.post(TEXT, data=body, content_type=JSON), 400, "invalid_input", "z")
-    assert time.monotonic() - started < 3
+    assert time.thread_time() - started < 3
 
 
 @pytest.mark.parametrize(
@@ -293,10 +293,10 @@ def test_a_missing_content_type_is_415(house, upstream):
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, gzip", "x"])
 def test_a_coded_body_is_415_and_never_unpacked(house, upstream, coding):
     bomb = gzip.compress(b'{"prompt": "' + b"x" * 50_000_000 + b'"}')
-    started = time.monotonic()
+    started = time.thread_time()
     response = house.client.post(TEXT, data=bomb, content_type=JSON, headers={"Content-Encoding": coding})
     assert_refused(response, 415, "unsupported_media_type")
-    assert time.monotonic() - started < 3
+    assert time.thread_time() - started < 3
     assert upstream.journal == []
 
 

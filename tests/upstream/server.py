@@ -21,12 +21,12 @@ from .wire import Connection, Reply, Request
 class Upstream:
     """Three providers on 127.0.0.1, to be used as a context manager.
 
-    latency (seconds), meet, fault_rate, seed and menu may be changed while it runs. With meet set, a
-    call is answered only once that many have been in flight together, or after MEETING seconds: it
-    shows that callers do not wait for each other without a look at any clock.
+    latency (seconds), meet, held, fault_rate, seed and menu may be changed while it runs. With meet set,
+    a call is answered only once that many have been in flight together; while held is set, none is. Either
+    ends after MEETING seconds. They show who waits for whom without a look at any clock.
     """
 
-    MEETING = 20.0
+    MEETING = 60.0
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Upstream:
         port: int = 0,
     ) -> None:
         self.latency = latency
-        self.meet = 0
+        self.meet, self.held = 0, False
         self.port = port
         self.connections = 0
         self._choice = Choice(seed, fault_rate, menu)
@@ -204,8 +204,10 @@ class Upstream:
 
     async def _meet(self, connection: Connection) -> None:
         end = self._loop.time() + self.MEETING
-        while self._journal.max_in_flight < self.meet and self._loop.time() < end:
-            await connection.rest(0.005)
+        while (self.held or self._journal.max_in_flight < self.meet) and self._loop.time() < end:
+            if connection.left:
+                return
+            await connection.rest(0.02)
 
     def _aside(self, request: Request, speech: Speech) -> Reply:
         """Everything but generate calls: the control of this server, and the models."""
