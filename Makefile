@@ -5,6 +5,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 CHROMIUM := chromium chromium-browser google-chrome
 SEED   ?= 1
+WORKERS ?= 2
 NEEDS  := sys.version_info >= (3, 11)
 
 .DEFAULT_GOAL := help
@@ -16,8 +17,8 @@ help: ## list the commands
 run: $(VENV)/.run .env ## set up on first use, then serve on http://127.0.0.1:5000
 	@exec $(PY) app.py
 
-test: $(VENV)/.dev browser ## run every test; needs no key and no internet
-	$(PY) -m pytest -q --timeout 120
+test: $(VENV)/.dev browser ## run every test, on WORKERS=2 processes; needs no key and no internet
+	$(PY) -m pytest -q --timeout 300 -n $(WORKERS) --dist loadfile
 
 browser: ## find Chromium, which tests of the dashboard drive, or install it (root on Debian)
 	@$(foreach name,$(CHROMIUM),command -v $(name) >/dev/null ||) \

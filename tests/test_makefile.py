@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,10 +17,12 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="this machi
 
 
 def make(*words: str) -> str:
-    # Inside `make test` a make says where it enters and leaves, which is not what it was asked.
+    # Inside `make test WORKERS=4` a make would say where it enters and leaves, and take over what that one was told.
+    told = ("MAKE", "MFLAGS", "WORKERS")
     run = subprocess.run(
-        ["make", "--no-print-directory", *words],
+        ["make", *words],
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith(told)},
         capture_output=True,
         text=True,
         timeout=30,
@@ -55,6 +58,12 @@ def test_run_prepares_everything_and_serves():
     assert "--require-hashes -r requirements.lock" in plan
     assert "cp .env.example .env" in plan
     assert plan.rstrip().endswith("app.py")
+
+
+@needs_make
+def test_the_tests_run_on_two_processes_or_as_many_as_wanted_and_a_file_on_one():
+    assert "-m pytest -q --timeout 300 -n 2 --dist loadfile" in make("--dry-run", "test")
+    assert " -n 5 " in make("--dry-run", "test", "WORKERS=5")
 
 
 def test_ci_runs_the_checks_and_all_tests():
