@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Response
@@ -20,12 +21,8 @@ DONE = b"data: [DONE]\n\n"
 
 def render_chat(answer: Answer, request_id: str) -> Response:
     """200 with the completion, and its bill in the headers too."""
-    choice = {
-        "index": 0,
-        "message": _message(answer),
-        "logprobs": None,
-        "finish_reason": finish_reason(answer),
-    }
+    message = _message(answer, request_id)
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(answer)}
     usage = usage_json(answer.bill, answer.overall_nano, answer.cached)
     body = _frame(request_id, "chat.completion") | {"model": answer.bill.model, "choices": [choice]}
     return render_json(body | {"usage": usage}, answer)
@@ -36,13 +33,23 @@ def _frame(request_id: str, kind: str) -> dict[str, Any]:
     return known | {"system_fingerprint": None}
 
 
-def _message(answer: Answer) -> dict[str, Any]:
+def _message(answer: Answer, request_id: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text or None, "refusal": None}
-    return message | ({"tool_calls": [call_json(call) for call in answer.calls]} if answer.calls else {})
+    return message | ({"tool_calls": calls_json(answer.calls, request_id)} if answer.calls else {})
 
 
-def call_json(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+def calls_json(calls: Sequence[ToolCall], request_id: str) -> list[dict[str, Any]]:
+    """The calls, each with an id of its own: not every server gives one, and callers answer by it."""
+    given = [call.id for call in calls]
+    return [
+        _call_json(call, call.id if call.id and given.count(call.id) == 1 else f"call_{request_id}_{place}")
+        for place, call in enumerate(calls)
+    ]
+
+
+def _call_json(call: ToolCall, name: str) -> dict[str, Any]:
+    wanted = {"name": call.name, "arguments": call.arguments or "{}"}
+    return {"id": name, "type": "function", "function": wanted}
 
 
 def finish_reason(answer: Answer) -> str:
@@ -73,6 +80,7 @@ class ChatVoice:
 
     def __init__(self, request_id: str, usage_apart: bool) -> None:
         self._frame, self._usage_apart = _frame(request_id, "chat.completion.chunk"), usage_apart
+        self._request_id = request_id
 
     def begin(self, beginning: Beginning) -> bytes:
         self._frame["model"] = beginning.model
@@ -83,7 +91,8 @@ class ChatVoice:
 
     def last(self, answer: Answer) -> bytes:
         usage = usage_json(answer.bill, answer.overall_nano, answer.cached)
-        calls = [self._call(place, call) for place, call in enumerate(answer.calls)]
+        told = calls_json(answer.calls, self._request_id)
+        calls = [self._delta({"tool_calls": [{"index": place} | call]}) for place, call in enumerate(told)]
         if self._usage_apart:
             end = self._delta({}, finish_reason(answer)) + self._chunk([], {"usage": usage})
         else:
@@ -95,9 +104,6 @@ class ChatVoice:
         if failure.bill is not None:
             told["usage"] = usage_json(failure.bill, failure.overall_nano, cached=False)
         return event(told)
-
-    def _call(self, place: int, call: ToolCall) -> bytes:
-        return self._delta({"tool_calls": [{"index": place} | call_json(call)]})
 
     def _delta(
         self, delta: dict[str, Any], finish: str | None = None, more: dict[str, Any] | None = None

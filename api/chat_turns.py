@@ -13,6 +13,7 @@ MAX_MESSAGES = 2048
 MAX_PARTS = 256
 MAX_CALLS = 128
 MAX_NAME_CHARS = 256
+NO_ARGUMENTS = "{}"
 # OpenAI's client sends back what it made of an answer by itself: `annotations`, `parsed` and `parsed_arguments`.
 FIELDS = {
     "system": frozenset({"role", "content", "name"}),
@@ -174,14 +175,12 @@ def _call(value: Any, field: str, max_chars: int) -> ToolCall:
 
 
 def _arguments(value: Any, field: str, max_chars: int) -> str:
-    """JSON as a model wrote it: some write nothing where a tool takes nothing."""
-    written = _raw_text(value, field, max_chars).strip() or "{}"
+    """JSON as a model wrote it. What is no object was called in vain, and the tool's answer will say so."""
+    written = _raw_text(value, field, max_chars)
+    rules.carriable(written, field)
     try:
         arguments = STRICT.decode(written)
     except (ValueError, RecursionError, InvalidInput):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise InvalidInput(f'`{field}` must be a JSON object in a string, such as "{{}}".', field=field)
+        return NO_ARGUMENTS
     rules.carriable_json(arguments, field)
-    rules.carriable(written, field)
-    return written
+    return written if isinstance(arguments, dict) else NO_ARGUMENTS

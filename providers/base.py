@@ -196,9 +196,10 @@ class Meter:
             self._note(provider.name, "", None)
             self._note_lost(bound)
             raise
-        model, text = plain_name(reply.model), whole_characters(reply.text)
-        reply = replace(reply, text=text, model=model, provider=provider.name)
-        self._note(provider.name, reply.model, reply.usage or heard.estimated(reply.text))
+        text, calls = whole_characters(reply.text), tuple(map(_whole_call, reply.calls))
+        reply = replace(reply, text=text, calls=calls, model=plain_name(reply.model), provider=provider.name)
+        said = text + "".join(call.name + call.arguments for call in calls)
+        self._note(provider.name, reply.model, reply.usage or heard.estimated(said))
         return reply
 
     def _listen(self, provider: Provider, call: Call, heard: Heard, tap: Tap) -> Reply:
@@ -265,6 +266,10 @@ def plain_name(name: str) -> str:
 def whole_characters(text: str) -> str:
     """The text without halves of surrogate pairs, which JSON may carry but no reply of ours can."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _whole_call(call: ToolCall) -> ToolCall:
+    return ToolCall(whole_characters(call.id), whole_characters(call.name), whole_characters(call.arguments))
 
 
 def answer_from(

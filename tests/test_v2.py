@@ -257,6 +257,41 @@ def test_a_tools_call_streams_as_one_whole_delta(openai_house, upstream):
     assert len(upstream.journal) == 1
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_calls_that_a_server_wrote_badly_can_still_be_answered(openai_house, upstream, streamed):
+    """No ids, one id twice, halves of characters: servers of one's own do that."""
+    function = {"name": "weather", "arguments": '{"city": "\ud83d"}'}
+    for ids in (("", ""), ("a", "a"), ("a\ud800", "b"), (None, "c")):
+        calls = [
+            {"index": n, "id": name, "type": "function", "function": function} for n, name in enumerate(ids)
+        ]
+        upstream.script(Fault("wrong_schema", text=reply_with(calls, streamed)))
+        said = [{"role": "user", "content": repr(ids)}]
+        response = ask(openai_house, messages=said, tools=TOOLS, stream=streamed)
+        told = called(response, streamed)
+        assert len({call["id"] for call in told}) == 2
+        results = [{"role": "tool", "tool_call_id": call["id"], "content": "x"} for call in told]
+        again = [*said, {"role": "assistant", "content": None, "tool_calls": told}, *results]
+        assert ask(openai_house, messages=again, tools=TOOLS).status_code == 200
+
+
+def reply_with(calls: list[dict[str, Any]], streamed: bool) -> str:
+    said = {"role": "assistant", "content": None, "tool_calls": calls}
+    choice = {"index": 0, "finish_reason": "tool_calls", "delta" if streamed else "message": said}
+    kind = "chat.completion.chunk" if streamed else "chat.completion"
+    reply = json.dumps(
+        {"id": "x", "object": kind, "model": "gpt-5.4-nano", "created": 1, "choices": [choice]}
+    )
+    return f"data: {reply}\n\ndata: [DONE]\n\n" if streamed else reply
+
+
+def called(response, streamed: bool) -> list[dict[str, Any]]:
+    if not streamed:
+        return response.get_json()["choices"][0]["message"]["tool_calls"]
+    deltas = [chunk["choices"][0]["delta"] for chunk in events(response)]
+    return [call for delta in deltas for call in delta.get("tool_calls", ())]
+
+
 def test_tools_are_refused_by_name_where_no_provider_has_them(sandbox, make_house):
     response = ask(sandbox, tools=TOOLS)
     if response.status_code != 200:  # the sandbox may learn to call tools
