@@ -14,7 +14,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
-from tests.test_serve import Platform
+from tests.test_serve import Platform, wait_until
 from tests.test_v2 import nano, nano_of
 from tests.upstream import Fault, Upstream
 
@@ -87,10 +87,10 @@ def langchain(address: str) -> ChatOpenAI:
     return ChatOpenAI(base_url=address, api_key=KEY, model="gpt-5.4-nano")
 
 
-def last_row(platform: Platform) -> dict[str, Any]:
-    """The ledger's newest row."""
+def rows(platform: Platform) -> dict[str, dict[str, Any]]:
+    """The ledger's rows by request."""
     _, _, raw = platform.request("GET", "/api/v1/usage/export?format=ndjson&hours=24")
-    return json.loads(raw.splitlines()[-1])
+    return {row["request_id"]: row for row in map(json.loads, raw.splitlines())}
 
 
 # OpenAI's client.
@@ -243,8 +243,12 @@ def test_an_error_in_mid_stream_is_an_api_error_after_what_came(hasty, upstream)
 def test_a_client_that_leaves_a_stream_is_billed_and_leaves_nothing_behind(client, upstream, platform):
     upstream.script(Fault("ok", pause=0.2))
     with client.chat.completions.create(model="default", messages=HELLO, stream=True) as stream:
+        request_id = stream.response.headers["X-Request-ID"]
         next(iter(stream))
     assert upstream.wait_idle()
+    assert wait_until(lambda: rows(platform).get(request_id, {}).get("status") == 499)
+    row = rows(platform)[request_id]
+    assert row["cost_nanodollars"] > 0
     assert client.chat.completions.create(model="default", messages=HELLO).choices
 
 
@@ -308,10 +312,9 @@ def test_langchain_embeds(address, upstream):
     assert vectors[0] == model.embed_query("one")
 
 
-def test_the_ledger_has_a_row_for_each_of_these_and_their_costs_are_the_journals(client, platform, upstream):
+def test_the_reply_the_ledger_and_the_journal_name_one_cost(client, platform, upstream):
     reply = client.chat.completions.create(
         model="default", messages=[{"role": "user", "content": "The last one"}]
     )
-    row = last_row(platform)
-    assert row["request_id"] == reply._request_id
+    row = rows(platform)[reply._request_id]
     assert row["cost_nanodollars"] == nano_of(upstream.journal) == nano(reply.usage.cost["total"])
