@@ -57,6 +57,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory, upstream_server: Upstream
         OPENAI_API_KEY="any-key",
         OPENAI_BASE_URL=f"{upstream_server.url}/v1",
         RATE_LIMIT="100000 per minute",
+        RATE_LIMIT_READS="100000 per minute",
+        STREAM_HEARTBEAT_SECONDS="0.05",
         CACHE_TTL_SECONDS="0",
         LLM_MAX_ATTEMPTS="1",
     )
@@ -241,7 +243,7 @@ def test_an_error_in_mid_stream_is_an_api_error_after_what_came(hasty, upstream)
 
 
 def test_a_client_that_leaves_a_stream_is_billed_and_leaves_nothing_behind(client, upstream, platform):
-    upstream.script(Fault("ok", pause=0.2))
+    upstream.script(Fault("ok", pause=0.5))
     with client.chat.completions.create(model="default", messages=HELLO, stream=True) as stream:
         request_id = stream.response.headers["X-Request-ID"]
         next(iter(stream))
