@@ -31,7 +31,8 @@ def story(rows: list[dict[str, Any]], calls: list[Call]) -> Story:
 
 
 def honest() -> list[Story]:
-    """A whole stream, one that was cut, one that was estimated, one whose reader left, and one that never began."""
+    """A whole stream, one that was cut, one that was estimated, one whose reader left, one that never began, and
+    one out of time whose second call nobody heard of."""
     cut = call("one", fault="cut_body", reported=HALF, delivered=False)
     untold = call("one", fault="cut_body", reported=None, delivered=False)
     return [
@@ -40,6 +41,7 @@ def honest() -> list[Story]:
         story([row("a", status=502, cost_nano=77, estimated=1)], [untold]),
         story([row("a", status=499, cost_nano=HALF_COST)], [call("one", delivered=False)]),
         story([row("a", status=502, cost_nano=0, unknown_attempts=1)], [untold]),
+        story([row("a", status=504, cost_nano=HALF_COST, attempts=2)], [call("one", delivered=False)]),
         story([row("a"), row("b", cost_nano=0, attempts=0, cache_status="coalesced")], [call("one")]),
     ]
 
@@ -51,7 +53,7 @@ def kinds(each: Story) -> list[str]:
 
 
 def test_the_checks_find_nothing_where_all_agree():
-    assert [kinds(each) for each in honest()] == [[]] * 6
+    assert [kinds(each) for each in honest()] == [[]] * 7
     assert (bill(call("one")), told_of(call("one", reported=HALF)), told_of(call("one", reported=None))) == (
         COST,
         HALF_COST,
@@ -63,10 +65,11 @@ LIES: dict[str, tuple[int, Callable[[Story], Any], str]] = {
     "a nano-dollar more": (0, lambda s: s.rows[0].update(cost_nano=COST + 1), "rows do not cost what the provider told of"),
     "cut and billed whole": (1, lambda s: s.rows[0].update(cost_nano=COST), "rows do not cost what the provider told of"),
     "billed twice": (0, lambda s: s.rows.append(row("a~1f")), "attempts in rows are not the calls of the journal"),
+    "a call that nobody counted": (5, lambda s: s.rows[0].update(attempts=0), "attempts in rows are not the calls of the journal"),
     "no row": (0, lambda s: s.rows.clear(), "a call to the provider of which no row tells"),
     "a call unseen": (2, lambda s: s.calls.append(call("one")), "attempts in rows are not the calls of the journal"),
     "free": (4, lambda s: s.rows[0].update(unknown_attempts=0), "billed by the provider, and neither paid nor unknown"),
-    "left and overpaid": (3, lambda s: s.rows[0].update(cost_nano=COST + 1), "a reader who left pays more than the provider told of"),
+    "left and overpaid": (3, lambda s: s.rows[0].update(cost_nano=COST + 1), "more is paid than the provider told of"),
     "a bug": (0, lambda s: s.rows[0].update(status=500), "a bug of ours"),
 }  # fmt: skip
 
