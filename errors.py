@@ -92,7 +92,7 @@ class CallerLeft(PlatformError):
     """The caller hung up while the answer came; nobody sees this but the ledger and the logs."""
 
     status, code = 499, "caller_left"
-    sentence = "The caller hung up before the answer was complete."
+    sentence = "The caller hung up before the answer was complete. Ask again."
     retryable = True  # by those who wait for the same answer
 
 

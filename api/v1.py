@@ -25,6 +25,11 @@ View = TypeVar("View", bound=Callable[..., Response])
 class PlatformApi(Api):  # type: ignore[misc]  # Flask-RESTX ships no types
     """An Api that leaves every error to Flask, so that errors have one shape."""
 
+    def add_namespace(self, ns: Namespace, path: str | None = None) -> None:
+        super().add_namespace(ns, path)
+        # A namespace lives as long as the process, and would keep the app of each Api that it remembers.
+        ns.apis.clear()
+
     def error_router(self, original_handler: Any, error: Exception) -> Any:
         return original_handler(error)
 
@@ -65,8 +70,11 @@ text_to_classify = classify.model(
         "categories": fields.List(
             fields.String, required=True, min_items=1, max_items=50, example=["positive", "negative"]
         ),
-        "multi_label": fields.Boolean(
-            default=False, description="true: every category that fits, in place of the one that fits best"
+        "multi_label": or_null(
+            fields.Boolean(
+                default=False,
+                description="true: every category that fits, in place of the one that fits best",
+            )
         ),
         "model": or_null(
             fields.String(pattern=MODEL, description="a model id; the platform's own choice if left out")
@@ -167,6 +175,4 @@ def build_v1() -> tuple[Blueprint, PlatformApi]:
     )
     for namespace in (generate, classify, feedback, reports):
         api.add_namespace(namespace)
-        # A namespace lives as long as the process, and would keep the app of each Api that it remembers.
-        namespace.apis.clear()
     return blueprint, api

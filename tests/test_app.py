@@ -382,8 +382,8 @@ def test_a_bug_of_ours_is_our_json_500_and_one_error_line(sandbox, testing, erro
 class BrokenProvider:
     """A provider with a bug."""
 
-    name = "gemini"
-    models = staticmethod(lambda requested: ("some-model",))
+    name, offers = "gemini", frozenset()
+    models = staticmethod(lambda requested, embeds=False: ("some-model",))
     retired = warm = staticmethod(lambda *_: None)
 
     def call(self, call):

@@ -47,6 +47,7 @@ STATUS_OF = {
     "upstream_invalid_response": 502,
     "upstream_empty": 502,
     "content_blocked": 422,
+    "caller_left": 499,
     "internal_error": 500,
 }
 
@@ -79,7 +80,8 @@ def test_each_failure_speaks_one_stable_word_and_a_sentence_with_a_next_step(kin
     assert sentence.isascii()
     if kind is not InvalidInput:  # its sentence is always given
         assert re.search(
-            r"\b(Try|Wait|Tell|Word|Raise|Leave|Send|Shorten|Remove|Use|Call)\b|\btry again\b", sentence
+            r"\b(Try|Wait|Tell|Word|Raise|Leave|Send|Shorten|Remove|Use|Call|Ask|Check)\b|\btry again\b",
+            sentence,
         )
 
 
