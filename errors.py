@@ -92,7 +92,7 @@ class CallerLeft(PlatformError):
     """The caller hung up while the answer came; nobody sees this but the ledger and the logs."""
 
     status, code = 499, "caller_left"
-    sentence = "The caller hung up before the answer was complete. Ask again."
+    sentence = "The caller hung up before the answer was complete. Try again to get all of it."
     retryable = True  # by those who wait for the same answer
 
 
@@ -186,9 +186,7 @@ class AskRefused(UpstreamFault):
     """A 400 for what a caller wrote in the provider's own terms: messages, tools, a schema."""
 
     status, code = 400, "invalid_input"
-    sentence = (
-        "The model provider does not take this conversation. Check `messages`, `tools` and `response_format`."
-    )
+    sentence = "The model provider does not take this conversation. Send other `messages`, `tools` or `response_format`."
 
 
 class ModelGone(UpstreamFault):

@@ -110,7 +110,7 @@ def refused_option(error: Exception, options: Mapping[str, Any]) -> str | None:
     """
     import openai
 
-    sent = options["extra_body"]
+    sent = options.get("extra_body", {})
     if not isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
         return None
     if isinstance(error.param, str) and error.param:
