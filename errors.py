@@ -88,6 +88,56 @@ class LedgerUnavailable(PlatformError):
         super().__init__(sentence, retry_after=retry_after)
 
 
+class Unauthorized(PlatformError):
+    """One reply for whatever is wrong with a key or token. reason: for the audit log only."""
+
+    status, code = 401, "unauthorized"
+    sentence = "Send a valid key: the header Authorization: Bearer <key>, or X-API-Key. Ask your administrator for one."
+
+    def __init__(self, reason: str = "missing") -> None:
+        super().__init__()
+        self.reason = reason
+
+
+class LockedOut(PlatformError):
+    status, code = 429, "locked_out"
+    sentence = "There were too many wrong keys from here. Wait as long as Retry-After says, then try again."
+
+
+class Forbidden(PlatformError):
+    status, code = 403, "forbidden"
+    sentence = "Your key or role does not allow this. Ask an administrator of your organisation."
+
+
+class NotThere(PlatformError):
+    """Unknown, or another tenant's: nobody is told which."""
+
+    status, code = 404, "not_found"
+    sentence = "There is nothing of that name here."
+
+
+class Conflict(PlatformError):
+    status, code = 409, "conflict"
+
+
+class BudgetExceeded(PlatformError):
+    """A call does not fit into what is left. busy: it would, if calls that are in flight were not to cost their most."""
+
+    status, code = 402, "budget_exceeded"
+    sentence = "This does not fit into what is left of the budget. Ask your administrator to raise it, or wait for its next period."
+
+    def __init__(self, sentence: str | None = None, *, busy: bool = False, scope: str = "") -> None:
+        super().__init__(sentence, retry_after=1 if busy else None)
+        self.busy, self.scope = busy, scope
+
+
+class Unpriced(PlatformError):
+    """A call of unknown cost, under a budget."""
+
+    status, code = 402, "model_without_price"
+    sentence = "This model has no known price, so no budget can cover it. Name another model, or ask your operator for a price."
+
+
 class CallerLeft(PlatformError):
     """The caller hung up while the answer came; nobody sees this but the ledger and the logs."""
 

@@ -239,7 +239,7 @@ class Pipeline:
             asked = provider, call.model
             trip.opened = self._ledger.open(trip.ask, reserved_nano, trip.prompt_hash, trip.at, asked)
         else:
-            self._ledger.extend(trip.opened, reserved_nano)
+            self._ledger.extend(trip.opened, reserved_nano, trip.ask.deadline)
 
     def _today(self) -> date:
         return datetime.fromtimestamp(self._clock(), UTC).date()
@@ -268,6 +268,8 @@ class Pipeline:
             request_id=ask.request_id,
             requested_model=ask.model or (trip.opened.requested_model if trip.opened else ""),
             tenant=ask.tenant,
+            key_id=ask.key_id,
+            user_id=ask.user_id,
             task=ask.task.value,
             prompt_hash=trip.prompt_hash,
             language=code.language,

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from chats import Chat, ToolCall
+from identity import ANONYMOUS_TENANT, Budget
 
 if TYPE_CHECKING:
     from prices import Rates
@@ -100,7 +101,12 @@ class Ask:
     multi_label: bool = False
     model: str | None = None
     max_tokens: int | None = None
-    tenant: str = "anonymous"
+    tenant: str = ANONYMOUS_TENANT
+    key_id: str = ""
+    user_id: str = ""
+    # What the caller may spend, and the only models it may use (any, if there are none).
+    budgets: tuple[Budget, ...] = ()
+    models: tuple[str, ...] = ()
     address: str = ""
     route: str = ""
     request_id: str = ""

@@ -21,7 +21,8 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
-from errors import LedgerUnavailable
+from errors import BudgetExceeded, LedgerUnavailable, PlatformError, Unpriced
+from store.budgets import Counter, Hold, holds_for, used_nano
 from store.db import migrate, open_engine
 from store.group_commit import GroupCommit
 from store.instances import Instance
@@ -32,6 +33,7 @@ from store.writing import CLOSES, EXTENDS, LONG_PATIENCE_SECONDS, NEW, Write, Wr
 
 if TYPE_CHECKING:
     from cost_tracker import CostRecord
+    from identity import Budget
     from tasks import Ask
 
 log = logging.getLogger("llm_platform")
@@ -39,6 +41,9 @@ log = logging.getLogger("llm_platform")
 # Rows of another instance stay open so much longer than a request may take before they are given up.
 GRACE_SECONDS = 60.0
 TEND_SECONDS, ROUND_SECONDS = 1.0, 15.0
+# How long an ask waits for what calls in flight hold of its budget, and how often it looks.
+BUSY_SECONDS, BUSY_ROUND_SECONDS = 5.0, 0.05
+MOST_COUNTERS = 10_000
 OK, DEGRADED, DOWN = "ok", "degraded", "down"
 TAKES_NOTHING = "The ledger's database is away, so nothing was noted. Try again in a few seconds; if it stays, tell your operator."
 
@@ -58,21 +63,26 @@ class Ledger:
         keeps_texts: bool = False,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        on_soft_limit: Callable[[Hold], None] = lambda _: None,
     ) -> None:
-        self._clock, self._timer, self._keeps_texts = clock, timer, keeps_texts
+        self._clock, self._timer, self._sleep, self._keeps_texts = clock, timer, sleep, keeps_texts
         self._lease_us = round((lease_seconds + GRACE_SECONDS) * MICRO)
         self._engine = open_engine(url)
         self._reader = open_engine(url, reads_only=True)
         self._remote = url.get_backend_name() != "sqlite"
         # The second writer is the keeper's: it needs no turn among the requests.
-        self._writer = Writer(self._engine)
-        self._second = Writer(self._engine, patience=LONG_PATIENCE_SECONDS)
+        self._writer = Writer(self._engine, on_soft_limit=on_soft_limit)
+        self._second = Writer(self._engine, patience=LONG_PATIENCE_SECONDS, on_soft_limit=on_soft_limit)
         self._instance = Instance(data_dir)
         self._spool = Spool(data_dir, self._instance.name)
         self._group = GroupCommit(self._commit)
         # Held while a batch is written, and by the keeper where nothing may be written meanwhile.
         self._committing = threading.Lock()
         self._totals: dict[str, int] = {}
+        # What open rows hold, by mark, and what is used of each counter as far as this process has seen.
+        self._held: dict[int, tuple[Hold, ...]] = {}
+        self._used: dict[Counter, int] = {}
         self._ready = self._spooling = self._failing = False
         # Bills of calls that were made but could not be written: tried again with every batch.
         self._owed: list[Write] = []
@@ -90,11 +100,14 @@ class Ledger:
         at: float,
         asked: tuple[str, str] = ("", ""),
     ) -> Row:
-        """Commit an open row, before anything is asked of a provider. Raises LedgerUnavailable.
+        """Commit an open row, before anything is asked of a provider. Raises LedgerUnavailable and BudgetExceeded.
 
         `asked` is the provider and the model that the first call goes to: all that is known of a call that is lost.
         """
         at_us = round(at * MICRO)
+        holds = holds_for(ask.budgets, at_us)
+        if holds and reserved_nano is None:
+            raise Unpriced()
         row = Row(
             request_id=ask.request_id,
             mark=secrets.randbits(63),
@@ -106,31 +119,53 @@ class Ledger:
             task=ask.task.value,
             tenant=ask.tenant,
             address=ask.address[:100],
+            key_id=ask.key_id,
+            user_id=ask.user_id,
             provider=asked[0],
             requested_model=(ask.model or asked[1])[:100],
             model=asked[1],
             reserved_nano=reserved_nano,
             prompt_hash=prompt_hash,
+            holds=" ".join(hold.text for hold in holds),
         )
-        self._submit(Write(replace(row)))
+        self._reserve(row, NEW, holds, ask.deadline)
+        if holds:
+            self._held[row.mark] = holds
         return row
 
-    def extend(self, row: Row, reserved_nano: int | None) -> None:
-        """Commit that an open row may cost more, before the call that makes it so. Raises LedgerUnavailable."""
+    def extend(self, row: Row, reserved_nano: int | None, deadline: float = 0.0) -> None:
+        """Commit that an open row may cost more, before the call that makes it so. Raises as `open` does."""
+        holds = self._held.get(row.mark, ())
+        if holds and reserved_nano is None:
+            raise Unpriced()
+        self._reserve(replace(row, reserved_nano=reserved_nano), EXTENDS, holds, deadline)
         row.reserved_nano = reserved_nano
-        self._submit(Write(replace(row), EXTENDS))
+
+    def _reserve(self, row: Row, kind: str, holds: tuple[Hold, ...], deadline: float) -> None:
+        """Commit the row. Where calls in flight hold what it needs, wait a little: most cost less than their most."""
+        until = min(deadline, self._timer() + BUSY_SECONDS)
+        while True:
+            try:
+                self._submit(Write(replace(row), kind, holds))
+                return
+            except BudgetExceeded as refusal:
+                if not refusal.busy or self._timer() + BUSY_ROUND_SECONDS >= until:
+                    raise
+                self._sleep(BUSY_ROUND_SECONDS)
 
     def close(self, record: CostRecord) -> int:
         """Commit the row of a request that is over; what its tenant has spent by then, in nano-dollars."""
         opened = record.opened
         mark = opened.mark if opened else secrets.randbits(63)
         row = closed_row(record, mark, self._instance.name, self._keeps_texts)
-        return self._submit(Write(row, CLOSES if opened else NEW))
+        return self._submit(Write(row, CLOSES if opened else NEW, self._held.pop(mark, ())))
 
     def _submit(self, write: Write) -> int:
         self._group.submit(write)
         if write.failure is None:
             return write.overall_nano
+        if isinstance(write.failure, PlatformError):
+            raise write.failure
         if is_our_mistake(write.failure):
             raise write.failure
         raise LedgerUnavailable() from write.failure
@@ -159,6 +194,7 @@ class Ledger:
                     raise
                 self._turn_to_spool(failure)
         if self._spooling:
+            batch = _without_wishes(batch)
             self._spool.append([*self._owed, *batch])
             self._owed.clear()
             self._count_spooled(batch)
@@ -168,6 +204,9 @@ class Ledger:
         self._pay_owed()
         self._totals |= self._writer.write(batch)
         overall_of(batch, self._totals)
+        if len(self._used) > MOST_COUNTERS:
+            self._used.clear()  # most of them are of days that are over
+        self._used |= {hold.counter: hold.used_nano or 0 for write in batch for hold in write.holds}
         self._failing = False
         self.commits += 1
         self.rows += len(batch)
@@ -354,6 +393,19 @@ class Ledger:
         """What a tenant has spent since the ledger began, as of this process's last write."""
         return self._totals.get(tenant, 0)
 
+    def left_nano(self, budgets: Iterable[Budget]) -> int | None:
+        """What is left of the tightest of these budgets, as of this process's last look; None without a limit."""
+        limited = [
+            hold for hold in holds_for(budgets, round(self._clock() * MICRO)) if hold.limit_nano is not None
+        ]
+        return min(((hold.limit_nano or 0) - self._used_of(hold.counter) for hold in limited), default=None)
+
+    def _used_of(self, counter: Counter) -> int:
+        if counter not in self._used:
+            with self.reader.connect() as connection:
+                self._used[counter] = used_nano(connection, counter)
+        return self._used[counter]
+
     def stop(self) -> None:
         self._stopped.set()
         if self._keeper is not None:
@@ -376,6 +428,14 @@ def database_errors() -> tuple[type[Exception], ...]:
     import psycopg
 
     return SQLAlchemyError, sqlite3.Error, psycopg.Error
+
+
+def _without_wishes(batch: list[Write]) -> list[Write]:
+    """The rows that may wait for the database; what a budget has to allow may not."""
+    for write in batch:
+        if write.holds and is_open(write.row):
+            write.failure = LedgerUnavailable()
+    return [write for write in batch if write.failure is None]
 
 
 def write_errors() -> tuple[type[Exception], ...]:

@@ -62,13 +62,14 @@ class Row:
     prompt: str | None = None
     response: str | None = None
     classified: str | None = None
+    holds: str = ""
 
 
 COLUMNS = tuple(entry.name for entry in fields(Row))
 # What a row says once, when it is opened; the rest is written when it is closed.
 FIXED = (
     *("request_id", "mark", "instance", "at_us", "route", "task", "tenant", "address", "key_id", "user_id"),
-    *("requested_model", "prompt_hash"),
+    *("requested_model", "prompt_hash", "holds"),
 )
 CLOSING = tuple(name for name in COLUMNS if name not in FIXED)
 
@@ -128,6 +129,7 @@ def closed_row(record: CostRecord, mark: int, instance: str, keeps_texts: bool) 
         prompt=_storable(record.prompt) if keeps_texts else None,
         response=_storable(record.response) if keeps_texts else None,
         classified=record.classified,
+        holds=opened.holds if opened else "",
     )
 
 

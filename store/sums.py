@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import add, attrgetter
 
+from identity import ANONYMOUS_TENANT, PERIODS, period_start
 from store.rows import Row
 from store.tables import DAY_US, HOUR_US, KEYS, UNKNOWN
 
@@ -19,6 +20,8 @@ class Sums:
         self.hours: dict[Key, list[int]] = {}
         self.languages: dict[Key, list[int]] = {}
         self.totals: dict[str, list[int]] = {}
+        # By counter: spent, and given back of what was reserved.
+        self.budgets: dict[tuple[str, int], list[int]] = {}
 
     @property
     def days(self) -> dict[Key, list[int]]:
@@ -35,13 +38,37 @@ class Sums:
         _merge(self.hours, (row.at_us // HOUR_US, *_keys_of(row)), counted, row.duration_us)
         spent, saved = sign * (row.cost_nano or 0), sign * (row.saved_nano or 0)
         _plus(self.totals.setdefault(row.tenant, [0, 0, 0]), (sign, spent, saved))
+        if spent:
+            for counter in counters_of(row):
+                _plus(self.budgets.setdefault(counter, [0, 0]), (spent,))
         if row.language:
             place = (row.at_us // DAY_US, row.tenant, row.language)
             _plus(self.languages.setdefault(place, [0, 0]), (sign, sign * row.lines))
 
+    def give_back(self, row: Row) -> None:
+        """What an open row holds, as the ledger has it, is free again."""
+        for counter in holds_of(row):
+            _plus(self.budgets.setdefault(counter, [0, 0]), (0, row.reserved_nano or 0))
+
     def add_all(self, rows: Iterable[Row]) -> None:
         for row in rows:
             self.add(row)
+
+
+def counters_of(row: Row) -> Iterator[tuple[str, int]]:
+    """The counters of everybody who pays for a row: of its key, its user and its tenant, in each period."""
+    owners = (("key", row.key_id), ("user", row.user_id), ("tenant", row.tenant))
+    for kind, name in owners:
+        if name and name != ANONYMOUS_TENANT:
+            for period in PERIODS:
+                yield f"{kind}:{name}:{period}", period_start(period, row.at_us)
+
+
+def holds_of(row: Row) -> Iterator[tuple[str, int]]:
+    """The counters that hold its reservation while it is open."""
+    for hold in row.holds.split():
+        scope, _, start = hold.rpartition("@")
+        yield scope, int(start)
 
 
 def _counted(row: Row) -> list[int]:

@@ -16,7 +16,7 @@ NAMES = {
     "pk": "pk_%(table_name)s",
 }
 # The last of the migrations. Alembic itself takes a quarter of a second to load, and is needed only where it is behind.
-REVISION = "0002_feedback"
+REVISION = "0003_accounts"
 OPEN, SETTLED, UNKNOWN = "open", "settled", "unknown"
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 
@@ -83,6 +83,8 @@ requests = Table(
     Column("response", Text),
     # Of a classification that was answered: digests of the categories to choose from, and which were chosen.
     Column("classified", Text),
+    # The counters that hold its reservation while it is open, as scope@start, with spaces between them.
+    Column("holds", Text, nullable=False, server_default=""),
 )
 Index(
     "ix_requests_open",

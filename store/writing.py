@@ -10,17 +10,19 @@ import os
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from sqlalchemy import Insert, Table, bindparam, case, literal_column, select, update
+from sqlalchemy import Insert, Table, bindparam, case, delete, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect, Engine
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 
+from store.account_tables import budgets
+from store.budgets import Counters, Hold, Wish
 from store.rows import (
     CLOSING,
     COLUMNS,
@@ -59,10 +61,10 @@ _ZERO: Any = literal_column("0")
 class Write:
     """One row on its way into the ledger: new (open, or closed at once), reserving more, or closing."""
 
-    __slots__ = ("done", "failure", "kind", "latch", "overall_nano", "row")
+    __slots__ = ("done", "failure", "holds", "kind", "latch", "overall_nano", "row")
 
-    def __init__(self, row: Row, kind: str = NEW) -> None:
-        self.row, self.kind = row, kind
+    def __init__(self, row: Row, kind: str = NEW, holds: tuple[Hold, ...] = ()) -> None:
+        self.row, self.kind, self.holds = row, kind, holds
         self.latch = threading.Lock()
         self.latch.acquire()
         self.done = False
@@ -70,11 +72,30 @@ class Write:
         self.overall_nano = 0
 
 
+@dataclass(slots=True)
+class Changes:
+    """What a batch changes beside its rows. before: what a row that wishes for more had reserved until then."""
+
+    sums: Sums = field(default_factory=Sums)
+    wishes: list[tuple[Write, Wish, int]] = field(default_factory=list)
+
+    def wish(self, write: Write, before: int = 0) -> None:
+        if write.holds:
+            nano = (write.row.reserved_nano or 0) - before
+            self.wishes.append((write, Wish(write.holds, nano), before))
+
+
 class Writer:
     """Writes on one connection of its own, kept open. One thread at a time: the caller holds a lock."""
 
-    def __init__(self, engine: Engine, *, patience: float = PATIENCE_SECONDS) -> None:
-        self._engine, self._patience = engine, patience
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        on_soft_limit: Callable[[Hold], None] = lambda _: None,
+    ) -> None:
+        self._engine, self._patience, self._on_soft_limit = engine, patience, on_soft_limit
         self._sqlite = engine.dialect.name == "sqlite"
         kind: Any = type(engine.dialect)  # mypy does not take a class with a metaclass for hashable
         self._sql = statements(kind)
@@ -89,32 +110,44 @@ class Writer:
         batch may come again.
         """
         with self._transaction() as cursor:
-            if not self._at_once(cursor, writes):
+            changes = Changes()
+            if not self._at_once(cursor, writes, changes):
                 cursor.execute("ROLLBACK")
                 cursor.execute(self._begin)
-                return self._finish(cursor, self._one_by_one(cursor, writes))
-            sums = Sums()
-            sums.add_all(write.row for write in writes if not is_open(write.row))
-            return self._finish(cursor, sums)
+                changes = Changes()
+                for write in writes:
+                    self._careful(cursor, write, changes)
+            crossed = self._settle_counters(cursor, writes, changes)
+            overall = self._finish(cursor, changes.sums)
+        for hold in crossed:
+            self._on_soft_limit(hold)
+        return overall
 
-    def _at_once(self, cursor: Any, writes: Sequence[Write]) -> bool:
+    def _at_once(self, cursor: Any, writes: Sequence[Write], changes: Changes) -> bool:
         """Whether every row went in as it came: nothing was there before, nothing was missing."""
         rows: dict[str, list[Row]] = {NEW: [], EXTENDS: [], CLOSES: []}
         for write in writes:
             rows[write.kind].append(write.row)
+            self._note(cursor, write, changes)
         return (
             _ran(cursor, self._sql.insert, [values_of(row) for row in rows[NEW]])
             and _ran(cursor, self._sql.extend, [extending_values_of(row) for row in rows[EXTENDS]])
             and _ran(cursor, self._sql.close, [closing_values_of(row) for row in rows[CLOSES]])
         )
 
-    def _one_by_one(self, cursor: Any, writes: Sequence[Write]) -> Sums:
-        sums = Sums()
-        for write in writes:
-            self._careful(cursor, write.row, sums)
-        return sums
+    def _note(self, cursor: Any, write: Write, changes: Changes) -> None:
+        """What a write changes beside its row, while the row is as it was before."""
+        row = write.row
+        known = self._find(cursor, row) if row.holds and write.kind != NEW else None
+        if is_open(row):
+            changes.wish(write, (known.reserved_nano or 0) if known else 0)
+            return
+        changes.sums.add(row)
+        if known is not None and is_open(known):
+            changes.sums.give_back(known)
 
-    def _careful(self, cursor: Any, row: Row, sums: Sums) -> None:
+    def _careful(self, cursor: Any, write: Write, changes: Changes) -> None:
+        row = write.row
         known = self._find(cursor, row)
         if known is None and not self._insert(cursor, row):
             known = self._find(cursor, row)  # another instance drains the same spool
@@ -122,22 +155,38 @@ class Writer:
                 # A caller who sends the same X-Request-ID twice makes two requests, and both have rows.
                 row.request_id = _other_name(row)
                 self._insert(cursor, row)
-        if known is not None and not self._close_known(cursor, known, row, sums):
-            return
-        if not is_open(row):
-            sums.add(row)
+        if known is not None:
+            self._change_known(cursor, known, write, changes)
+        elif is_open(row):
+            changes.wish(write)
+        else:
+            changes.sums.add(row)
 
-    def _close_known(self, cursor: Any, known: Row, row: Row, sums: Sums) -> bool:
-        """Whether the row changed: a late bill replaces what was given up, and nothing is written twice."""
-        row = replace(row, request_id=known.request_id)
+    def _change_known(self, cursor: Any, known: Row, write: Write, changes: Changes) -> None:
+        """A late bill replaces what was given up, and nothing is written twice."""
+        row = replace(write.row, request_id=known.request_id)
         if is_open(row) and is_open(known):
             _ran(cursor, self._sql.extend, [extending_values_of(row)])
+            changes.wish(write, known.reserved_nano or 0)
         if is_open(row) or known.state == SETTLED or known == row:
-            return False
+            return
         _ran(cursor, self._sql.close_any, [closing_values_of(row)])
-        if not is_open(known):
-            sums.add(known, -1)
-        return True
+        if is_open(known):
+            changes.sums.give_back(known)
+        else:
+            changes.sums.add(known, -1)
+        changes.sums.add(write.row)
+
+    def _settle_counters(self, cursor: Any, writes: Sequence[Write], changes: Changes) -> list[Hold]:
+        """Budgets: what was spent, what is reserved. A row whose wish is refused is taken out again."""
+        self._sql.counters.change(cursor, changes.sums.budgets, [wish for _, wish, _ in changes.wishes])
+        for write, wish, before in changes.wishes:
+            write.failure = wish.refusal
+            if wish.refusal is not None and write.kind == NEW:
+                cursor.execute(self._sql.remove, (write.row.request_id, write.row.mark))
+            elif wish.refusal is not None:
+                cursor.execute(self._sql.extend, (before, write.row.request_id, write.row.mark))
+        return self._sql.counters.watch(cursor, [hold for write in writes for hold in write.holds])
 
     def _find(self, cursor: Any, row: Row) -> Row | None:
         cursor.execute(self._sql.find, (row.mark, row.request_id, _other_name(row)))
@@ -186,7 +235,9 @@ class Writer:
             sums = Sums()
             for row in stale:
                 if _ran(cursor, self._sql.close, [closing_values_of(given_up(row))]):
+                    sums.give_back(row)
                     sums.add(row)
+            self._sql.counters.change(cursor, sums.budgets, ())
             self._finish(cursor, sums)
             return len(stale)
 
@@ -284,6 +335,10 @@ class Statements:
         self.days = self._adding(usage_days, ("start", *KEYS), SUMS)
         self.languages = self._adding(language_days, ("start", "tenant", "language"), ("answers", "lines"))
         self.totals = self._adding(totals, ("tenant",), ("requests", "cost_nano", "saved_nano"))
+        self.remove = self._text(
+            delete(requests).where(requests.c.request_id == bindparam("b_id"), by_mark), ("b_id", "b_mark")
+        )
+        self.counters = Counters(self._text, self._insert_into(budgets))
 
     def _insert_into(self, table: Table) -> Any:
         return (sqlite if self._dialect.name == "sqlite" else postgresql).insert(table)

@@ -19,7 +19,7 @@ FLOORS = {
     "enhanced_logging": 1, "log_writer": 1, "log_lines": 1, "rotating_file": 1, "usage_sums": 1, "security": 1,
     "lru_cache": 0, "single_flight": 0, "tasks": 0, "prices": 0, "errors": 0, "config": 0, "rules": 0,
     "token_estimate": 0, "tokenizer": 0, "code_facts": 0, "code_names": 0, "code_shapes": 0,
-    "chats": 0, "taps": 0, "streams": 0,
+    "chats": 0, "taps": 0, "streams": 0, "identity": 0,
 }  # fmt: skip
 MAY_KNOW_FLASK = {"api", "app", "enhanced_logging", "serve", "analytics/dashboard.py"}
 SHADOWS = (

@@ -2,6 +2,7 @@
 
 from alembic import context
 
+import store.account_tables  # noqa: F401  its tables belong to the same metadata
 from store.tables import metadata
 
 context.configure(
