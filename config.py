@@ -49,6 +49,12 @@ LIBRARY_SWITCHES = (
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
+SECRET_BYTES = 32
+_PLACEHOLDER = re.compile(
+    r"change[-_ ]?me|change[-_ ]this|your[-_ ]|placeholder|insecure|example", re.IGNORECASE
+)
+
+
 class ConfigError(ValueError):
     """A setting that the platform cannot start with; the sentence names the variable, never its value."""
 
@@ -166,12 +172,17 @@ def _origins(name: str, raw: str) -> tuple[str, ...]:
     return origins
 
 
-def _open_only(name: str, raw: str) -> str:
-    if raw.lower() != "open":
+def _secret(name: str, raw: str) -> str:
+    """A secret that nobody can guess: long, of many characters, and none that stands in an example."""
+    if len(raw.encode()) < SECRET_BYTES or len(set(raw)) < 8 or _PLACEHOLDER.search(raw):
         raise ConfigError(
-            f"{name} must be `open`: this version has no accounts yet, so it cannot require them."
+            f"{name} must be a random secret of at least {SECRET_BYTES} characters. `openssl rand -hex 32` makes one."
         )
-    return "open"
+    return _key(name, raw)
+
+
+def _secrets(name: str, raw: str) -> tuple[str, ...]:
+    return tuple(_secret(name, part) for part in _names(name, raw))
 
 
 def setting(default: Any, read: Callable[[str, str], Any] = _text, *, secret: bool = False) -> Any:
@@ -208,12 +219,24 @@ class Settings:
     max_queue: int = setting(200, _whole(1, 100_000))
     drain_seconds: float = setting(35.0, _seconds(0, 3600))
     stream_heartbeat_seconds: float = setting(5.0, _seconds(0.01, 3600))
-    auth: str = setting("open", _open_only)
     allow_anonymous: bool = setting(False, _yes_or_no)
     trusted_proxies: int = setting(0, _whole(0, 10))
     trusted_hosts: tuple[str, ...] = setting((), _names)
     cors_origins: tuple[str, ...] = setting((), _origins)
     api_v1_sunset: date | None = setting(None, _sunset)  # noqa: RUF009  a field, as all of them
+
+    auth: str = setting("open", _one_of("open", "required"))
+    api_key_pepper: str = setting("", _secret, secret=True)
+    jwt_secret_key: tuple[str, ...] = setting((), _secrets, secret=True)
+    access_token_seconds: int = setting(900, _whole(60, 3600))
+    refresh_token_seconds: int = setting(1_209_600, _whole(300, 31_536_000))
+    admin_bootstrap_token: str = setting("", _secret, secret=True)
+    oidc_issuer: str = setting("")
+    oidc_audience: str = setting("")
+    oidc_jwks_url: str = setting("", _base_url)
+    oidc_role_claim: str = setting("role")
+    oidc_organisation_claim: str = setting("organisation")
+    oidc_organisation: str = setting("")
 
     cache_max_size: int = setting(1000, _whole(1, 10_000_000))
     cache_ttl_seconds: float = setting(3600.0, _seconds(0, 31_536_000))
@@ -260,6 +283,10 @@ class Settings:
         return ("localhost", "127.0.0.1", "[::1]") if self.on_loopback else None
 
     @property
+    def on_postgresql(self) -> bool:
+        return self.database_url.startswith("postgres")
+
+    @property
     def database_password(self) -> str:
         try:
             return unquote(urlsplit(self.database_url).password or "")
@@ -270,7 +297,8 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """Values that must never appear in any output."""
         keys = (self.google_api_key, self.openai_api_key, self.anthropic_api_key)
-        return tuple(filter(None, (*keys, self.database_password)))
+        own = (self.api_key_pepper, *self.jwt_secret_key, self.admin_bootstrap_token)
+        return tuple(filter(None, (*keys, *own, self.database_password)))
 
 
 def load_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None = ROOT / ".env") -> Settings:
@@ -303,9 +331,28 @@ def _checked(settings: Settings) -> Settings:
             "UPSTREAM_CONCURRENCY must be smaller than THREADS, so that cache hits keep a thread."
         )
     _check_addresses(settings)
+    _check_accounts(settings)
     if settings.mode != replace(settings, llm_providers=PROVIDERS).mode:
         raise ConfigError("LLM_PROVIDERS names no provider whose key is set. Add one, or leave it empty.")
     return settings
+
+
+def _check_accounts(settings: Settings) -> None:
+    if settings.on_postgresql and settings.auth == "required":
+        for name in ("API_KEY_PEPPER", "JWT_SECRET_KEY"):
+            if not getattr(settings, name.lower()):
+                raise ConfigError(
+                    f"{name} must be set where AUTH=required and DATABASE_URL is PostgreSQL: instances have to share it."
+                )
+    issuer = settings.oidc_issuer, settings.oidc_audience, settings.oidc_jwks_url
+    if any(issuer) and not all(issuer):
+        raise ConfigError(
+            "OIDC_ISSUER, OIDC_AUDIENCE and OIDC_JWKS_URL must be set together, or none of them."
+        )
+    if not _is_private(settings.oidc_jwks_url):
+        raise ConfigError(
+            "OIDC_JWKS_URL must be an https:// address, or http:// on this machine: who may sign in hangs on it."
+        )
 
 
 def _check_addresses(settings: Settings) -> None:

@@ -109,6 +109,10 @@ class Forbidden(PlatformError):
     sentence = "Your key or role does not allow this. Ask an administrator of your organisation."
 
 
+class SwitchedOff(Forbidden):
+    """Something that the operator has not set up; the sentence names the setting."""
+
+
 class NotThere(PlatformError):
     """Unknown, or another tenant's: nobody is told which."""
 

@@ -8,6 +8,8 @@ from enum import StrEnum
 
 DAY, MONTH, TOTAL = PERIODS = ("day", "month", "total")
 ANONYMOUS_TENANT = "anonymous"
+# How the ids of users begin whom another issuer vouches for: they are no rows of ours.
+OUTSIDE = "oidc-"
 
 
 class Role(StrEnum):
@@ -92,3 +94,6 @@ class Identity:
 
 # Callers without a key where AUTH=open: they ask and read, and manage nothing.
 ANONYMOUS = Identity(ANONYMOUS_TENANT, frozenset({Scope.TASKS, Scope.REPORTS}))
+
+# Whoever runs commands on the machine itself: of no organisation, and above all of them.
+OPERATOR = Identity("", frozenset(Scope), user_id="operator", role=Role.ADMIN)

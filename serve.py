@@ -87,10 +87,10 @@ def warm_up(house: Services) -> None:
 
 def check_exposure(settings: Settings) -> None:
     """Refuse to offer open access to a network unless that was said aloud."""
-    if not settings.on_loopback and not settings.allow_anonymous:
+    if not settings.on_loopback and settings.auth == "open" and not settings.allow_anonymous:
         raise ConfigError(
             "HOST is not this machine's own address and everybody who can reach it could spend your money. "
-            "Set HOST=127.0.0.1, or ALLOW_ANONYMOUS=true if a trusted network or proxy stands in front."
+            "Set AUTH=required, or HOST=127.0.0.1, or ALLOW_ANONYMOUS=true if a trusted network or proxy stands in front."
         )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from account_services import build_accounts, build_auth
+from auth import Authenticator
 from config import VERSION, ConfigError, Settings
 from cost_tracker import CostTracker, TokenCounter, digest
 from enhanced_logging import RequestLogger
@@ -27,13 +30,16 @@ from providers.retry import Guard, RetryPolicy
 from providers.sandbox import SandboxProvider
 from security.redaction import make_redactor
 from single_flight import SingleFlight
+from store.accounts import Accounts
 from store.db import ledger_url
 from store.ledger import Ledger
+from store.patient import Patient
 from streams import Roads
 from tasks import EMBEDDINGS
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+    from sqlalchemy.engine import URL
 
 # Seconds of log lines that go to disk together: fewer, larger writes leave more of the interpreter to requests.
 LOG_LINGER = 0.05
@@ -69,6 +75,9 @@ class Services:
     logger: RequestLogger
     metrics: Metrics
     roads: Roads
+    database: Patient
+    accounts: Accounts
+    auth: Authenticator
     load: Load = field(default_factory=Load)
 
     def checks(self) -> dict[str, str]:
@@ -90,6 +99,7 @@ class Services:
     def close(self) -> None:
         """What is still under way is cut off: whoever stops the house waits for it before."""
         self.ledger.stop()
+        self.database.close()
         self.logger.close()
         self.writer.close()
 
@@ -125,6 +135,9 @@ def build_services(
         estimate=counter.count_tokens,
     )
     logger = _logger(settings, writer)
+    database = Patient(_database_url(settings), lambda: ledger.reader)
+    accounts = build_accounts(settings, database, logger.log_security_event)
+    auth = build_auth(settings, database, accounts, logger.log_security_event, later=_in_background)
     services = Services(
         settings,
         chain,
@@ -140,9 +153,16 @@ def build_services(
         logger,
         metrics,
         Roads(),
+        database,
+        accounts,
+        auth,
     )
     metrics.read_from(functools.partial(_readings, services))
     return services
+
+
+def _in_background(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="later", daemon=True).start()
 
 
 def asks_in_air(threads: int) -> int:
@@ -179,11 +199,15 @@ def _chain(settings: Settings, providers: Sequence[Provider], gate: Gate, metric
     return Chain(links, catch_all="openai" if settings.openai_base_url else "")
 
 
-def _ledger(settings: Settings) -> Ledger:
+def _database_url(settings: Settings) -> URL:
     try:
-        url = ledger_url(settings.database_url, settings.data_dir)
+        return ledger_url(settings.database_url, settings.data_dir)
     except ValueError as wrong:
         raise ConfigError(f"DATABASE_URL {wrong}.") from None
+
+
+def _ledger(settings: Settings) -> Ledger:
+    url = _database_url(settings)
     keeps = settings.prompt_log != "off"
     return Ledger(url, settings.data_dir, lease_seconds=settings.llm_timeout_seconds, keeps_texts=keeps)
 

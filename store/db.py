@@ -48,8 +48,8 @@ def ledger_url(database_url: str, data_dir: str) -> URL:
     return url
 
 
-def open_engine(url: URL, *, reads_only: bool = False) -> Engine:
-    """An engine that connects when first used."""
+def open_engine(url: URL, *, reads_only: bool = False, pings: bool = True) -> Engine:
+    """An engine that connects when first used. pings: it asks PostgreSQL, without bound, whether a connection still works."""
     if url.get_backend_name() == "sqlite":
         engine = create_engine(url, pool_size=16, max_overflow=0, pool_timeout=5)
         event.listen(engine, "connect", _prepare_reader if reads_only else _prepare_sqlite)
@@ -60,7 +60,7 @@ def open_engine(url: URL, *, reads_only: bool = False) -> Engine:
     ):  # a connection of its own for each read: only connecting is bounded where the server has frozen
         return create_engine(url, poolclass=NullPool, connect_args=told)
     return create_engine(
-        url, pool_size=4, max_overflow=0, pool_timeout=5, pool_pre_ping=True, connect_args=told
+        url, pool_size=4, max_overflow=0, pool_timeout=5, pool_pre_ping=pings, connect_args=told
     )
 
 

@@ -1,0 +1,173 @@
+"""What names, roles, scopes, limits, budgets and passwords of accounts may be. Each refusal names its field."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from errors import InvalidInput
+from identity import PERIODS, SCOPES_OF, Budget, Role, Scope
+from rules import model_name, text_field
+
+MAX_NAME_CHARS, MAX_MODELS = 100, 50
+PASSWORD_CHARS = 12, 256
+# A thousand million dollars: what is more fits no column and no purse.
+MOST_NANO = 10**18
+YEAR_10000_US = 253_402_300_800_000_000
+
+
+def checked(fields: Mapping[str, Any], allowed: Iterable[str]) -> dict[str, Any]:
+    """The fields as they are stored, each by its own rule; one that is not allowed here is refused."""
+    known = set(allowed)
+    for name in fields:
+        if name not in known:
+            raise InvalidInput(
+                f"There is no field `{name}` here. Use some of: {', '.join(sorted(known))}.", field=name
+            )
+    return {name: RULES[name](value) for name, value in fields.items()}
+
+
+def plain_name(value: Any) -> str:
+    name = text_field(value, "name", MAX_NAME_CHARS).strip()
+    if not name.isprintable():
+        raise InvalidInput("`name` must be one line of printable characters.", field="name")
+    return name
+
+
+def user_name(value: Any) -> str:
+    """The name of a user as it is kept and compared: without regard to case and to how letters are composed."""
+    name = unicodedata.normalize("NFKC", plain_name(value)).casefold()
+    if not name or any(char.isspace() for char in name) or len(name) > MAX_NAME_CHARS:
+        raise InvalidInput(
+            f"The name of a user must be 1 to {MAX_NAME_CHARS} characters without spaces.", field="name"
+        )
+    return name
+
+
+def role(value: Any) -> Role:
+    try:
+        return Role(value)
+    except ValueError:
+        raise InvalidInput(f"`role` must be one of: {', '.join(Role)}.", field="role") from None
+
+
+def scopes(value: Any) -> frozenset[Scope]:
+    """A list of scopes; empty stands for all that the role has."""
+    try:
+        return frozenset(Scope(each) for each in _listed(value, "scopes", len(Scope)))
+    except ValueError:
+        raise InvalidInput(
+            f"`scopes` must be a list of some of: {', '.join(Scope)}.", field="scopes"
+        ) from None
+
+
+def scopes_within(wanted: frozenset[Scope], of: Role) -> frozenset[Scope]:
+    """The scopes of a key: those that it names, or all of its role."""
+    if not wanted <= SCOPES_OF[of]:
+        fitting = ", ".join(sorted(SCOPES_OF[of]))
+        raise InvalidInput(f"`scopes` of the role {of} can be some of: {fitting}.", field="scopes")
+    return wanted or SCOPES_OF[of]
+
+
+def models(value: Any) -> tuple[str, ...]:
+    """The models that a key may ask for; empty stands for any."""
+    named = [model_name(each) or "" for each in _listed(value, "models", MAX_MODELS)]
+    return tuple(dict.fromkeys(named))
+
+
+def rate_limit(value: Any) -> str:
+    """A rate of its own, or empty for the platform's."""
+    from limits import parse_many  # a heavy import, needed only where a limit is set
+
+    refusal = InvalidInput(
+        "`rate_limit` must be a rate such as `10 per minute`, or empty.", field="rate_limit"
+    )
+    if not isinstance(value, str) or len(value) > 100:
+        raise refusal
+    try:
+        if value.strip():
+            parse_many(value)
+    except ValueError:
+        raise refusal from None
+    return value.strip()
+
+
+def moment(value: Any) -> int | None:
+    """Microseconds since 1970, or None for never."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < YEAR_10000_US:
+        raise InvalidInput("`expires_us` must be microseconds since 1970, or null.", field="expires_us")
+    return value
+
+
+def budget(value: Any) -> Budget | None:
+    """A budget; whose it is will be filled in."""
+    if value is None:
+        return None
+    if not isinstance(value, Budget) or value.period not in PERIODS:
+        raise InvalidInput(f"`period` of a budget must be one of: {', '.join(PERIODS)}.", field="budget")
+    limits = [nano for nano in (value.limit_nano, value.soft_nano) if nano is not None]
+    if not limits or not all(0 <= nano <= MOST_NANO for nano in limits):
+        raise InvalidInput(f"A budget needs a limit of 0 to {MOST_NANO // 10**9} $.", field="budget")
+    return value
+
+
+def password(value: Any) -> str:
+    """Long enough to be one; empty: they cannot sign in."""
+    least, most = PASSWORD_CHARS
+    if value != "" and not (isinstance(value, str) and least <= len(value) <= most):
+        raise InvalidInput(f"A password must have {least} to {most} characters.", field="password")
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("A password must be of whole characters.", field="password") from None
+    return str(value)
+
+
+def active(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidInput("`active` must be true or false.", field="active")
+    return value
+
+
+def nano_dollars(value: Any, field: str) -> int:
+    """Dollars as text or whole number, to nano-dollars exactly."""
+    try:
+        nano = Decimal(str(value)).scaleb(9) if isinstance(value, str | int | Decimal) else Decimal("nan")
+    except InvalidOperation:
+        nano = Decimal("nan")
+    if (
+        isinstance(value, bool)
+        or not nano.is_finite()
+        or nano != nano.to_integral_value()
+        or not 0 <= nano <= MOST_NANO
+    ):
+        raise InvalidInput(
+            f'`{field}` must be dollars with at most nine decimals, such as "12.50", up to {MOST_NANO // 10**9}.',
+            field=field,
+        )
+    return int(nano)
+
+
+def _listed(value: Any, field: str, most: int) -> list[str]:
+    if not isinstance(value, list | tuple | set | frozenset) or len(value) > most:
+        raise InvalidInput(f"`{field}` must be a list of at most {most} names.", field=field)
+    if not all(isinstance(each, str) for each in value):
+        raise InvalidInput(f"`{field}` must be a list of strings.", field=field)
+    return list(value)
+
+
+RULES: dict[str, Callable[[Any], Any]] = {
+    "name": plain_name,
+    "role": role,
+    "scopes": scopes,
+    "models": models,
+    "rate_limit": rate_limit,
+    "expires_us": moment,
+    "budget": budget,
+    "password": password,
+    "active": active,
+}

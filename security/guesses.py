@@ -1,0 +1,69 @@
+"""Wrong keys and passwords: what is raised and told of each, and the lock against those who try many."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from errors import LockedOut, Unauthorized
+from lru_cache import RateLimitCache
+from security.api_keys import prefix_of
+
+# So many wrong ones in so many seconds, and the next is not looked at.
+MOST_GUESSES, WINDOW_SECONDS = 10, 60.0
+# Lines about one address in that time; the log of requests has all of them anyway.
+MOST_LINES = 100
+MOST_NAMES = 10_000
+# Only what might be a key is a guess: neither noise nor a forged token comes any nearer to a right one.
+_GUESS = re.compile(r"llm_[A-Za-z0-9]+_[A-Za-z0-9_-]+")
+
+# Event, severity, details: a line of the audit log.
+Audit = Callable[[str, str, dict[str, Any]], None]
+
+
+def unheard(_event: str, _severity: str, _details: dict[str, Any]) -> None:
+    """An audit that nobody keeps."""
+
+
+class Guesses:
+    """Counted by address, by key prefix and by the name that signs in."""
+
+    def __init__(self, audit: Audit = unheard, timer: Callable[[], float] = time.monotonic) -> None:
+        self._audit = audit
+        self._counts = RateLimitCache(MOST_NAMES, timer=timer)
+
+    def check(self, address: str, name: str = "") -> None:
+        """Raises LockedOut."""
+        self._stop_at(("address", address))
+        if name:
+            self._stop_at(("name", name))
+
+    def refusal(
+        self, reason: str, address: str, credential: str = "", *, name: str = "", counts: bool = True
+    ) -> Unauthorized | LockedOut:
+        """What to raise for a credential that is not good. A right key is never asked whether its prefix is locked."""
+        prefix = prefix_of(credential)
+        try:
+            self._stop_at(("prefix", prefix))
+        except LockedOut as locked:
+            return locked
+        if self._counts.admit(("line", address), MOST_LINES, WINDOW_SECONDS):
+            self._audit("AUTH_FAILURE", "MEDIUM", {"reason": reason, "prefix": prefix, "from": address})
+        if counts and (name or _GUESS.fullmatch(credential)):
+            for kind, what in (("address", address), ("prefix", prefix), ("name", name)):
+                self._count(kind, what)
+        return Unauthorized(reason)
+
+    def _count(self, kind: str, what: str) -> None:
+        if not what:
+            return
+        count = self._counts.increment_count((kind, what), WINDOW_SECONDS)
+        if count >= MOST_GUESSES and self._counts.admit(("told", kind, what), 1, WINDOW_SECONDS):
+            self._audit("AUTH_LOCKOUT", "HIGH", {"locked": kind, "which": what})
+
+    def _stop_at(self, counted: tuple[str, str]) -> None:
+        age, count = self._counts.window(counted, WINDOW_SECONDS)
+        if count >= MOST_GUESSES:
+            raise LockedOut(retry_after=WINDOW_SECONDS - age)

@@ -1,0 +1,196 @@
+"""Tokens of another issuer (OpenID Connect): RS256 under the keys that it publishes at the configured address."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from errors import LedgerUnavailable
+from identity import OUTSIDE, SCOPES_OF, Identity, Role, Scope
+from security.tokens import LONGEST_TOKEN, BadToken
+from store.rows import MICRO
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    from store.account_rows import Organisation
+
+log = logging.getLogger("llm_platform")
+
+FETCH_SECONDS, MOST_BYTES = 5.0, 256 * 1024
+# Keys are fetched again after an hour, and for a key that is not known at most once a minute.
+KEEP_SECONDS, AGAIN_SECONDS = 3600.0, 60.0
+LEEWAY_SECONDS = 10
+FEWEST_BITS = 2048
+CLAIMS = ("exp", "iat", "aud", "iss", "sub")
+# The one thing that a token may say of the key is its name; addresses and keys of its own are not looked at.
+HEADER_FIELDS = {"alg", "typ", "kid"}
+
+
+class KeySet:
+    """The issuer's keys by name, as far as they are for RS256."""
+
+    def __init__(self, url: str, timer: Callable[[], float] = time.monotonic) -> None:
+        self._url, self._timer = url, timer
+        self._lock = threading.Lock()
+        self._keys: dict[str, RSAPublicKey] = {}
+        self._fetched = self._tried = -KEEP_SECONDS
+
+    def key(self, name: str) -> RSAPublicKey:
+        """Raises BadToken for a key that the issuer has not, and LedgerUnavailable where it was never heard."""
+        found = self._keys.get(name)
+        if found is None or self._timer() - self._fetched > KEEP_SECONDS:
+            self._fetch()
+            found = self._keys.get(name)
+        if found is not None:
+            return found
+        if not self._keys:
+            raise LedgerUnavailable(
+                "The issuer of your token cannot be asked for its keys just now. Try again soon."
+            )
+        raise BadToken("kid")
+
+    def _fetch(self) -> None:
+        with self._lock:
+            if self._timer() - self._tried < AGAIN_SECONDS:
+                return
+            self._tried = self._timer()
+            try:
+                self._keys = _keys_of(_fetched(self._url))
+                self._fetched = self._timer()
+            except (_unreachable(), ValueError, KeyError, TypeError) as failure:
+                log.warning("the keys of OIDC_JWKS_URL cannot be had: %s", type(failure).__name__)
+
+
+class OutsideIssuer:
+    """Its users are administrators, developers or viewers as a claim says, in the organisation that a claim names."""
+
+    def __init__(
+        self,
+        keys: KeySet,
+        organisation_named: Callable[[str], Organisation | None],
+        *,
+        issuer: str,
+        audience: str,
+        role_claim: str,
+        organisation_claim: str,
+        organisation: str,
+    ) -> None:
+        self._keys, self._organisation_named = keys, organisation_named
+        self._issuer, self._audience = issuer, audience
+        self._role_claim, self._organisation_claim = role_claim, organisation_claim
+        self._organisation = organisation
+
+    def speaks(self, token: str) -> bool:
+        """Whether the token says that it is under RS256; ours never are."""
+        import jwt
+
+        try:
+            return bool(jwt.get_unverified_header(token).get("alg") == "RS256")
+        except (jwt.PyJWTError, ValueError):
+            return False
+
+    def identity(self, token: str) -> tuple[Identity, float]:
+        """Who it is, and until when, in microseconds since 1970. Raises BadToken, LedgerUnavailable."""
+        claims = self._verified(token)
+        found = self._organisation_of(claims)
+        role = role_of(claims.get(self._role_claim))
+        user_id = OUTSIDE + hashlib.sha256(f"{self._issuer}\n{claims['sub']}".encode()).hexdigest()[:24]
+        # They are no users of ours, so that no key of ours would end with them.
+        scopes = SCOPES_OF[role] if role is Role.ADMIN else SCOPES_OF[role] - {Scope.KEYS}
+        budgets = (found.budget,) if found.budget else ()
+        return Identity(found.id, scopes, user_id, role=role, budgets=budgets), claims["exp"] * MICRO
+
+    def _organisation_of(self, claims: Mapping[str, Any]) -> Organisation:
+        named = claims.get(self._organisation_claim, self._organisation)
+        found = self._organisation_named(named) if isinstance(named, str) and named.isprintable() else None
+        if found is None:
+            raise BadToken("organisation")
+        return found
+
+    def _verified(self, token: str) -> dict[str, Any]:
+        import jwt
+
+        if len(token) > LONGEST_TOKEN:
+            raise BadToken("length")
+        try:
+            header = jwt.get_unverified_header(token)
+            if not header.keys() <= HEADER_FIELDS or not isinstance(header.get("kid"), str):
+                raise BadToken("header")
+            return jwt.decode(
+                token,
+                self._keys.key(header["kid"]),
+                algorithms=["RS256"],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY_SECONDS,
+                options={"require": list(CLAIMS)},
+            )
+        except jwt.ExpiredSignatureError:
+            raise BadToken("expired") from None
+        except (jwt.PyJWTError, ValueError):
+            raise BadToken("token") from None
+
+
+def role_of(claim: Any) -> Role:
+    """The highest role that the claim names, alone or in a list; else that which can do least."""
+    named = claim if isinstance(claim, list) else [claim]
+    return next((role for role in Role if role.value in named), Role.VIEWER)
+
+
+def _unreachable() -> Any:
+    import httpcore
+    import httpx
+
+    from providers.transport import ReplyTooLarge
+
+    return (
+        httpx.HTTPError,
+        httpcore.NetworkError,
+        httpcore.TimeoutException,
+        httpcore.ProtocolError,
+        ReplyTooLarge,
+        OSError,
+    )
+
+
+def _fetched(url: str) -> Any:
+    """The document at the address, within bounds of time and size; no redirect is followed, no proxy used."""
+    import httpx
+
+    from providers.transport import BoundedTransport
+
+    transport = BoundedTransport(1, max_bytes=MOST_BYTES)
+    with httpx.Client(transport=transport, timeout=FETCH_SECONDS, trust_env=False) as client:
+        reply = client.get(url)
+        if reply.status_code != 200:
+            raise ValueError("no key set")
+        return reply.json()
+
+
+def _keys_of(document: Any) -> dict[str, RSAPublicKey]:
+    keys = {}
+    for entry in document["keys"]:
+        if (
+            entry.get("kty") == "RSA"
+            and entry.get("use", "sig") == "sig"
+            and entry.get("alg", "RS256") == "RS256"
+        ):
+            keys[str(entry["kid"])] = _public_key(entry)
+    return {name: key for name, key in keys.items() if key.key_size >= FEWEST_BITS}
+
+
+def _public_key(entry: Mapping[str, str]) -> RSAPublicKey:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+
+    exponent, modulus = (int.from_bytes(_bytes(entry[name])) for name in ("e", "n"))
+    return RSAPublicNumbers(exponent, modulus).public_key()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
