@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from commands import evaluate, ledger
+from commands import accounts, evaluate, ledger
 from commands.terminal import Refused, tell
 from config import ConfigError, load_settings
 from errors import PlatformError
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="cli.py", description=__doc__)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    accounts.add_commands(commands)
     ledger.add_commands(commands)
     evaluate.add_command(commands)
     return whole

@@ -1,0 +1,111 @@
+"""What the commands of accounts take from the command line."""
+
+from __future__ import annotations
+
+import argparse
+
+import account_rules
+from errors import InvalidInput
+from identity import PERIODS, Budget, Role, Scope
+from store.accounts import FIRST_ORGANISATION
+
+LONGEST_DAYS, LONGEST_GRACE_HOURS = 3650, 168
+
+Command = argparse.ArgumentParser
+
+
+def admin_command(command: Command) -> None:
+    command.add_argument("--name", default="admin", help="the name to sign in with (admin)")
+    _organisation_option(command)
+
+
+def organisation_command(command: Command) -> None:
+    command.add_argument("--name", required=True)
+    _budget_options(command)
+
+
+def user_command(command: Command) -> None:
+    command.add_argument("--name", required=True, help="the name to sign in with")
+    command.add_argument("--role", choices=[*Role], required=True)
+    command.add_argument("--no-password", action="store_true", help="they have keys, and do not sign in")
+    _organisation_option(command)
+    _budget_options(command)
+
+
+def change_command(command: Command) -> None:
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--role", choices=[*Role])
+    command.add_argument("--password", action="store_true", help="ask for a new password")
+    command.add_argument("--active", choices=("yes", "no"), help="no: neither they nor their keys are served")
+
+
+def key_command(command: Command) -> None:
+    command.add_argument("--name", required=True, help="what the key is for")
+    command.add_argument("--role", choices=[*Role], required=True)
+    command.add_argument("--user", help="the name of the user whose key it is; else it stands by itself")
+    command.add_argument(
+        "--scopes", type=_names, default=[], help=f"some of {','.join(Scope)}; else all of the role"
+    )
+    command.add_argument("--models", type=_names, default=[], help="allowed models, with commas; else any")
+    command.add_argument("--expires-days", type=_days, help="it ends after so many days; else it does not")
+    command.add_argument("--rate-limit", default="", help="such as `100 per minute`; else the platform's")
+    _organisation_option(command)
+    _budget_options(command)
+
+
+def rotate_command(command: Command) -> None:
+    command.add_argument("id", metavar="ID")
+    command.add_argument(
+        "--grace-hours", type=_hours, default=24, help="how long the old secret stays good (24)"
+    )
+
+
+def budget_command(command: Command) -> None:
+    command.add_argument("owner", metavar="OWNER", help="key:ID, user:NAME or organisation:NAME")
+    command.add_argument("--none", action="store_true", help="no budget any more")
+    _budget_options(command)
+
+
+def _organisation_option(command: Command) -> None:
+    command.add_argument(
+        "--organisation", help=f"its name; else the only one there is, or a new one, {FIRST_ORGANISATION}"
+    )
+
+
+def _budget_options(command: Command) -> None:
+    command.add_argument("--budget-usd", type=_dollars, help="dollars, beyond which calls are refused")
+    command.add_argument("--soft-usd", type=_dollars, help="dollars, beyond which there are warnings")
+    command.add_argument(
+        "--budget-period", choices=PERIODS, default="month", help="in which they may be spent (month)"
+    )
+
+
+def budget_of(chosen: argparse.Namespace) -> Budget | None:
+    if chosen.budget_usd is None and chosen.soft_usd is None:
+        return None
+    return Budget("", chosen.budget_period, chosen.budget_usd, chosen.soft_usd)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _dollars(text: str) -> int:
+    try:
+        return account_rules.nano_dollars(text, "amount")
+    except InvalidInput as refusal:
+        raise argparse.ArgumentTypeError(str(refusal)) from None
+
+
+def _days(text: str) -> int:
+    return _whole(text, 1, LONGEST_DAYS)
+
+
+def _hours(text: str) -> int:
+    return _whole(text, 0, LONGEST_GRACE_HOURS)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"a whole number from {least} to {most} is needed")
+    return int(text)
