@@ -16,7 +16,7 @@ from api.ops import build_ops
 from api.replies import EXPOSED_HEADERS
 from api.v1 import build_v1
 from api.v2 import build_v2
-from api.visit import add_headers
+from api.visit import add_headers, current_tenant
 from config import Settings, disarm_libraries, load_settings
 from errors import PlatformError
 from services import Services, build_services
@@ -46,7 +46,9 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     for blueprint in (blueprint_v1, blueprint_v2, build_ops(api_v1, api_v2)):
         app.register_blueprint(blueprint)
     app.register_blueprint(
-        build_dashboard(lambda: house.ledger.reader, house.prices, house.logger.recent_events)
+        build_dashboard(
+            lambda: house.ledger.reader, house.prices, house.logger.recent_events, tenant=current_tenant
+        )
     )
     return app
 

@@ -236,9 +236,14 @@ class CostTracker:
         """Nano-dollars spent since this tracker began."""
         return self._book.overall_nano
 
-    def get_usage_stats(self, hours: float = 24) -> dict[str, Any]:
-        """What the last hours add up to, whole minutes; dollars as numbers, nano-dollars as integers."""
+    def get_usage_stats(self, hours: float = 24, *, tenant: str | None = None) -> dict[str, Any]:
+        """What the last hours add up to, whole minutes; dollars as numbers, nano-dollars as integers.
+
+        Of one tenant it is what the last records add up to: sums know no tenants.
+        """
         since = int((self._clock() - hours * 3600) // 60)
+        if tenant is not None:
+            return self._stats_of(tenant, hours, since)
         ends: dict[str, Sum] = {}
         with self._lock:
             for minute, sums in self._book.minutes.items():
@@ -247,6 +252,15 @@ class CostTracker:
                         ends.setdefault(name, Sum()).merge(part)
             overall = self._book.overall_nano
         return usage_stats(hours, ends, overall)
+
+    def _stats_of(self, tenant: str, hours: float, since: int) -> dict[str, Any]:
+        ends: dict[str, Sum] = {}
+        with self._lock:
+            records = [record for record in self._book.records if record.tenant == tenant]
+        for record in records:
+            if record.timestamp // 60 > since:
+                ends.setdefault(record.endpoint, Sum()).add(record)
+        return usage_stats(hours, ends, sum(record.cost_nanodollars or 0 for record in records))
 
     def export_records(self, output_file: str | Path, hours: float | None = None) -> int:
         """Write the remembered records of the last hours as a JSON list, whole or not at all; how many."""

@@ -23,7 +23,8 @@ from security.detection import Envelope, Finding, detect, scan_text
 from security.redaction import Redact, Verbatim
 
 _TEN_MIB = 10 * 2**20
-_RECENT = 20
+# So many events are shown; of so many of all tenants.
+_RECENT, _KEPT = 20, 1000
 _FRAMES, _TRACEBACK_LENGTH = 20, 8192
 _SCORES = {"LOW": 1, "MEDIUM": 3, "HIGH": 5}
 _BODY_TEXTS = ("prompt", "text", "categories", "messages", "input")
@@ -75,7 +76,7 @@ class RequestLogger:
     ) -> None:
         self._writer, self._owns_writer = writer or LogWriter(), writer is None
         self._clock, self._timer, self._prompt_log, self._address_of = clock, timer, prompt_log, address_of
-        self._recent: deque[Record] = deque(maxlen=_RECENT)
+        self._recent: deque[tuple[object, Record]] = deque(maxlen=_KEPT)
         self._slot = f"request_log_{id(self)}"  # two loggers in one request must not end each other's
         self._requests, self._performance, self._errors, self._audit = (
             self._writer.channel(Path(log_dir) / f"{name}.log", max_bytes, backups, redact)
@@ -130,12 +131,13 @@ class RequestLogger:
         record = self._record(event_type, self._trace())
         record |= {"severity": str(severity).upper(), "details": self._sealed(details)}
         now_us = int(self._clock() * 1_000_000)
-        self._recent.append({"at_us": now_us, "event": str(event_type), "severity": record["severity"]})
+        told = {"at_us": now_us, "event": str(event_type), "severity": record["severity"]}
+        self._recent.append((record["tenant"] or "anonymous", told))
         self._audit.write(record)
 
-    def recent_events(self) -> list[Record]:
-        """The last security events of this process, newest first, without what they were about."""
-        return list(self._recent.copy())[::-1]
+    def recent_events(self, tenant: str | None = None) -> list[Record]:
+        """The last security events of this process, newest first, without what they were about; of one tenant or all."""
+        return [told for whose, told in reversed(self._recent.copy()) if tenant in (None, whose)][:_RECENT]
 
     def _check_security_issues(self, request_data: Mapping[str, Any]) -> list[Finding]:
         """Findings in `path`, `query` or `args`, `headers`, `user_agent`; in the body's texts at most LOW.
@@ -159,21 +161,20 @@ class RequestLogger:
         if asked is None:
             return _Trace(request_id, self._timer())
         route = asked.url_rule.rule if asked.url_rule else "<unmatched>"
-        return _Trace(
-            request_id, self._timer(), self._address_of(), asked.method, route, asked.path, "anonymous"
-        )
+        address, (tenant, key_id) = self._address_of(), _caller(_known())
+        return _Trace(request_id, self._timer(), address, asked.method, route, asked.path, tenant, key_id)
 
     def _trace(self) -> _Trace:
         """That of the current request; closed where its START was never written."""
         asked = _current()
         if asked is None:
             return _Trace(started=self._timer())
-        known = vars(cast(LocalProxy[Any], g)._get_current_object())
+        known = _known()
         trace: _Trace | None = asked.environ.get(self._slot)
         if trace is None:
             trace = self._new_trace(known.get("request_id"), asked)
             trace.open = False
-        trace.tenant, trace.key_id = known.get("tenant") or "anonymous", known.get("key_id")
+        trace.tenant, trace.key_id = _caller(known)
         return trace
 
     def _record(self, event: str, trace: _Trace, now: float | None = None) -> Record:
@@ -245,6 +246,16 @@ def _current() -> Request | None:
     if not has_request_context():
         return None
     return cast(LocalProxy[Request], request)._get_current_object()
+
+
+def _known() -> dict[str, Any]:
+    """What the hooks have found out about the current request."""
+    known: dict[str, Any] = vars(cast(LocalProxy[Any], g)._get_current_object())
+    return known
+
+
+def _caller(known: Mapping[str, Any]) -> tuple[str, str | None]:
+    return known.get("tenant") or "anonymous", known.get("key_id")
 
 
 def _digest(text: str) -> str:

@@ -42,11 +42,13 @@ FOR_A_YEAR = "public, max-age=31536000, immutable"
 def build_dashboard(
     ledger: Callable[[], Engine],
     book: PriceBook,
-    events: Callable[[], list[dict[str, Any]]],
+    events: Callable[[str | None], list[dict[str, Any]]],
     *,
+    tenant: Callable[[], str | None] = lambda: None,
     clock: Callable[[], float] = time.time,
 ) -> Blueprint:
-    """The blueprint, new for each app. `ledger` is asked with each look; `events` gives the last security events."""
+    """The blueprint, new for each app. `ledger` is asked with each look, and `tenant` says whose; `events` gives the
+    last security events of one, None being all of them."""
     blueprint = Blueprint("dashboard", __name__, url_prefix="/dashboard", template_folder=PAGES)
     plotly = f"plotly-{version('plotly')}.min.js"
     ahead = MonthAhead(book, clock)
@@ -55,10 +57,11 @@ def build_dashboard(
         return Response(render_template("index.html", plotly=plotly), content_type=HTML)
 
     def data() -> Response:
-        return _json({**summary(ledger(), _hours(), clock=clock), "events": events()})
+        whose = tenant()
+        return _json({**summary(ledger(), _hours(), tenant=whose, clock=clock), "events": events(whose)})
 
     def forecast() -> Response:
-        return _json(ahead.figures(ledger()))
+        return _json(ahead.figures(ledger(), tenant()))
 
     blueprint.add_url_rule("/", view_func=page)
     blueprint.add_url_rule("/data", view_func=data)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
-from api.limiting import RateLimited, caller_of
+from api.limiting import RateLimited, counted_as
 from api.replies import render_bug, render_failure, render_refusal
+from api.visit import current_request, current_visit
 from enhanced_logging import RequestLogger
-from errors import Overloaded, PlatformError, UpstreamFault
+from errors import Forbidden, Overloaded, PlatformError, SwitchedOff, UpstreamFault
 from lru_cache import RateLimitCache
 from services import Services
 
@@ -27,7 +28,9 @@ class Failures:
             self._house.metrics.shed()
             self._note_once("LOAD_SHED", "MEDIUM", "platform")
         elif isinstance(failure, RateLimited):
-            self._note_once("RATE_LIMITED", "LOW", caller_of(request.remote_addr or "unknown"))
+            self._note_once("RATE_LIMITED", "LOW", counted_as(current_visit().identity, current_request()))
+        elif isinstance(failure, Forbidden) and not isinstance(failure, SwitchedOff):
+            self._house.logger.log_security_event("AUTHZ_DENIED", "MEDIUM", _denied())
         else:
             log_failure(self._house.logger, failure)
         return render_failure(failure)
@@ -47,6 +50,12 @@ class Failures:
         """One audit line a minute for what would otherwise write one for each refused request."""
         if self._notes.increment_count((event, who)) == 1:
             self._house.logger.log_security_event(event, severity, {"who": who})
+
+
+def _denied() -> dict[str, str]:
+    """Who tried what; the line has its route."""
+    caller = current_visit().identity
+    return {"who": caller.name, "role": caller.role or "", "method": current_request().method}
 
 
 def log_failure(logger: RequestLogger, failure: PlatformError, **context: object) -> None:

@@ -14,14 +14,13 @@ from api.hooks import REQUEST_ID
 from api.house import services
 from api.replies import json_reply
 from api.schemas import read_body
+from api.visit import current_tenant
 from errors import InvalidInput, LedgerUnavailable
 from store.feedback import WHOLE, Score, keep, scores
 from store.rows import MICRO
 
 View = TypeVar("View", bound=Callable[..., Response])
 
-# Whose classifications may be judged: until there are accounts all callers are one tenant.
-TENANT = "anonymous"
 FIELDS = frozenset({"request_id", "correct_category"})
 
 feedback = Namespace("feedback", description="Which category was right", path="/classify/feedback")
@@ -71,7 +70,7 @@ class ClassifyFeedback(Resource):  # type: ignore[misc]  # Flask-RESTX ships no 
         house, body = services(), read_body(FIELDS)
         request_id, said = _request_id(body), rules.correct_category(body.get("correct_category"))
         now_us = round(time.time() * MICRO)
-        correct = keep(house.ledger.writable, TENANT, request_id, said, now_us)
+        correct = keep(house.ledger.writable, current_tenant(), request_id, said, now_us)
         house.metrics.judged(correct)
         return json_reply({"request_id": request_id, "correct": correct})
 

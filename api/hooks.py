@@ -13,12 +13,13 @@ from typing import Any
 from flask import Flask, Request, Response, g
 
 from api.failures import log_failure
-from api.limiting import Limits, RateLimited, build_limits, caller_of
+from api.guard import Guard, admit
+from api.limiting import Limits, RateLimited, build_limits
 from api.replies import JSON
 from api.sse import shown
 from api.sunset import sunset_headers
 from api.visit import VISIT, Visit, current_request, current_visit
-from errors import Blocked, Overloaded, UnknownHost
+from errors import Blocked, Overloaded, PlatformError, UnknownHost
 from security.familiar import Familiar, envelope_of
 from services import Services
 from tasks import Answer
@@ -55,23 +56,38 @@ class Hooks:
 
     def __init__(self, house: Services, limits: Limits) -> None:
         self._house, self._limits, self._familiar = house, limits, Familiar()
+        self._guard = Guard(house.auth, required=house.settings.auth == "required")
         self._hosts = house.settings.accepted_hosts
         self._sunset = sunset_headers(house.settings.api_v1_sunset)
 
     def receive(self) -> None:
-        """An id, a clock and a START line for the request; then refuse what must not go further."""
+        """An id, a clock, an identity and a START line for the request; then refuse what must not go further."""
         asked = current_request()
         given = asked.environ.get("HTTP_X_REQUEST_ID")
         kept = given if given and REQUEST_ID.fullmatch(given) else new_request_id()
-        visit = Visit(self._house.logger.log_request_start(kept), time.monotonic())
-        g.visit = asked.environ[VISIT] = visit
+        visit = g.visit = asked.environ[VISIT] = Visit(kept, time.monotonic())
+        refusal = self._identify(visit, asked)
+        self._house.logger.log_request_start(kept)
         if self._hosts and host_name(asked.environ.get("HTTP_HOST", self._hosts[0])) not in self._hosts:
             raise UnknownHost()
         if self._looks_bad(asked) and self._house.settings.threat_mode == "block":
             raise Blocked()
+        if refusal is not None:
+            raise refusal
+        admit(asked, visit.identity)
         rule = asked.url_rule
         if rule is not None and _is_limited(rule.endpoint) and asked.method != "OPTIONS":
             self._admit(visit, asked, rule.rule)
+
+    def _identify(self, visit: Visit, asked: Request) -> PlatformError | None:
+        """Who it is, for every log line of the request, the first one too; or what to refuse them with."""
+        g.request_id = visit.request_id
+        try:
+            visit.identity = self._guard.identity(asked)
+        except PlatformError as refusal:
+            return refusal
+        g.tenant, g.key_id = visit.identity.tenant, visit.identity.key_id or None
+        return None
 
     def _looks_bad(self, asked: Request) -> bool:
         envelope = envelope_of(asked.environ)
@@ -85,7 +101,7 @@ class Hooks:
     def _admit(self, visit: Visit, asked: Request, route: str) -> None:
         if self._house.load.queue_length() > self._house.settings.max_queue:
             raise Overloaded()
-        visit.allowance = self._limits.charge(caller_of(asked.remote_addr or "unknown"), route, asked.method)
+        visit.allowance = self._limits.charge(visit.identity, asked, route)
 
     def finish(self, response: Response) -> Response:
         """Headers, the END line and the metrics."""

@@ -9,15 +9,19 @@ import time
 from dataclasses import dataclass
 from typing import Any, cast
 
-from flask import Flask, request
+from flask import Flask, Request, request
 from flask_limiter import Limiter
 from limits import RateLimitItem, parse_many
 from limits.storage import MovingWindowSupport, Storage
 
 from config import Settings
 from errors import PlatformError
+from identity import Identity
 from lru_cache import RateLimitCache
 from services import Services
+
+# In place of a route, where all of them are one count.
+EVERYWHERE = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +110,24 @@ def _key(item: RateLimitItem, caller: str, route: str) -> str:
     return item.key_for(caller, route)
 
 
+@functools.lru_cache(maxsize=1024)
+def _own(rates: str) -> tuple[RateLimitItem, ...]:
+    """The limits that a key has in place of the platform's."""
+    return tuple(parse_many(rates))
+
+
 def caller_key() -> str:
-    """Who is counted: the address of the request's sender."""
+    """Who is counted, for the library's own way; ours is told of the identity."""
     return caller_of(request.remote_addr or "unknown")
+
+
+def counted_as(identity: Identity, asked: Request) -> str:
+    """Whose requests are one count: those of a key, else of a tenant, else of an address."""
+    if identity.key_id:
+        return f"key:{identity.key_id}"
+    if not identity.is_anonymous:
+        return f"tenant:{identity.tenant}"
+    return caller_of(asked.remote_addr or "unknown")
 
 
 def caller_of(address: str) -> str:
@@ -136,9 +155,20 @@ class Limits:
         self._tasks = tuple(parse_many(settings.rate_limit))
         self._reads = tuple(parse_many(settings.rate_limit_reads))
 
-    def charge(self, caller: str, route: str, method: str) -> Allowance:
-        """What is left after this request. Raises RateLimited, and then charges nothing (of several limits, two racers may)."""
-        items = self._tasks if method == "POST" else self._reads
+    def charge(self, identity: Identity, asked: Request, route: str) -> Allowance:
+        """What is left to the caller after this request. Raises RateLimited.
+
+        A limit of a key's own is one count for all that it posts, wherever it posts it.
+        """
+        caller = counted_as(identity, asked)
+        if asked.method != "POST":
+            return self._charge(self._reads, caller, route)
+        if identity.rate_limit:
+            return self._charge(_own(identity.rate_limit), caller, EVERYWHERE)
+        return self._charge(self._tasks, caller, route)
+
+    def _charge(self, items: tuple[RateLimitItem, ...], caller: str, route: str) -> Allowance:
+        """Where it raises it charges nothing (of several limits, two racers may)."""
         if len(items) == 1:
             return _admitted(self._storage.charge(items[0], caller, route))
         full = [left for item in items if not (left := self._storage.look(item, caller, route)).remaining]

@@ -10,9 +10,10 @@ from flask import Response
 from werkzeug.exceptions import HTTPException
 
 from api.error_shapes import is_openais, openai_error, own_error
+from api.guard import challenges
 from api.limiting import RateLimited
 from api.visit import current_request, current_visit
-from errors import PlatformError
+from errors import PlatformError, Unauthorized
 from prices import format_dollars
 from tasks import Answer, Bill
 
@@ -123,6 +124,8 @@ def render_failure(failure: PlatformError) -> Response:
         visit.headers += bill_headers(failure.bill, failure.overall_nano)
     if failure.attempts:
         visit.headers.append(("X-Upstream-Attempts", str(failure.attempts)))
+    if isinstance(failure, Unauthorized):
+        visit.headers += [("WWW-Authenticate", challenge) for challenge in challenges(current_request())]
     wait = _wait(failure)
     if wait is not None:
         visit.headers.append(("Retry-After", str(max(1, math.ceil(wait)))))

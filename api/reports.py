@@ -22,7 +22,7 @@ from api.house import services
 from api.limiting import caller_of
 from api.queries import one_of, read_query, some_of, whole_number
 from api.replies import JSON, json_reply
-from api.visit import current_request, current_visit
+from api.visit import current_request, current_tenant, current_visit
 from errors import LedgerUnavailable, Overloaded
 from store import reading
 
@@ -32,8 +32,6 @@ reports = Namespace("reports", description="What was used, what it cost, and wha
 
 HOURS, MOST_HOURS = 24, 87_600
 DESK = "llm_platform.reports"
-# Whose rows are told: everybody's, until callers have accounts.
-SCOPE: str | None = None
 
 HOURS_TOLD = {
     "description": "from the start of the hour so many hours ago until now",
@@ -108,21 +106,42 @@ def desk() -> Desk:
 class Stats(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
     def get(self) -> dict[str, Any]:
         """What the cache, the costs of the last 24 hours, feedback on classifications and the limits look like now."""
-        house = services()
+        tenant = current_tenant()
+        used = _usage_stats(tenant)
         return {
-            "cache_stats": house.cache.get_stats(),
-            "usage_stats": _usage_stats() | {"classification_accuracy": accuracy_stats(SCOPE)},
-            "rate_limit_stats": {**house.limits.get_stats(), "limit": house.settings.rate_limit},
+            "cache_stats": _cache_stats(used),
+            "usage_stats": used | {"classification_accuracy": accuracy_stats(tenant)},
+            "rate_limit_stats": _limit_stats(),
         }
 
 
-def _usage_stats() -> dict[str, Any]:
+def _usage_stats(tenant: str) -> dict[str, Any]:
     """From the ledger; while that is away, what this process remembers."""
     house = services()
     try:
-        return usage_stats_of(house.ledger.reader, _now_us(), tenant=SCOPE) | {"source": "ledger"}
+        return usage_stats_of(house.ledger.reader, _now_us(), tenant=tenant) | {"source": "ledger"}
     except LedgerUnavailable:
-        return house.tracker.get_usage_stats() | {"source": "this process"}
+        return house.tracker.get_usage_stats(tenant=tenant) | {"source": "this process"}
+
+
+def _cache_stats(used: dict[str, Any]) -> dict[str, Any]:
+    """What the cache of this process counts; to a tenant only its own hits of the usage stats' hours are told."""
+    stats = services().cache.get_stats()
+    if current_visit().identity.is_anonymous:
+        return stats
+    asked, hits = used["total_requests"], used["cached_requests"]
+    own = dict.fromkeys(stats) | {name: stats[name] for name in ("max_size", "max_bytes", "default_ttl")}
+    own |= {"hits": hits, "misses": asked - hits, "hit_count": hits, "miss_count": asked - hits}
+    ratio = used["cache_hit_rate"]
+    return own | {"total_requests": asked, "hit_ratio": ratio, "cache_hit_ratio": ratio}
+
+
+def _limit_stats() -> dict[str, Any]:
+    house, identity = services(), current_visit().identity
+    stats = house.limits.get_stats()
+    if not identity.is_anonymous:
+        stats = dict.fromkeys(stats)
+    return {**stats, "limit": identity.rate_limit or house.settings.rate_limit}
 
 
 @reports.route("/usage")
@@ -137,7 +156,9 @@ class Usage(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
         query = read_query("hours", "group_by")
         hours = whole_number(query, "hours", HOURS, 1, MOST_HOURS)
         group_by = some_of(query, "group_by", GROUP_BY, MOST_GROUPED)
-        return json_reply(usage_report(services().ledger.reader, hours, group_by, _now_us(), SCOPE))
+        return json_reply(
+            usage_report(services().ledger.reader, hours, group_by, _now_us(), current_tenant())
+        )
 
 
 @reports.route("/usage/export")
@@ -161,7 +182,7 @@ def _download(hours: int, form: str) -> Response:
     if not exports.acquire(blocking=False):
         raise Overloaded(TOO_MANY_EXPORTS, retry_after=10)
     try:
-        pages = reading.pages(reader, window, COLUMNS, SCOPE)
+        pages = reading.pages(reader, window, COLUMNS, current_tenant())
         export = Export(pages, form, _ending(exports.release, _audit(hours, form)))
     except BaseException:
         exports.release()
@@ -183,7 +204,8 @@ def _ending(release: Callable[[], None], note: Callable[[int, bool], None]) -> C
 def _audit(hours: int, form: str) -> Callable[[int, bool], None]:
     """Notes who took how much; by then the request itself has gone."""
     told = {
-        "who": caller_of(current_request().remote_addr or "unknown"),
+        "who": current_visit().identity.name,
+        "from": caller_of(current_request().remote_addr or "unknown"),
         "request_id": current_visit().request_id,
         "hours": hours,
         "format": form,
@@ -202,7 +224,9 @@ class UsageForecast(Resource):  # type: ignore[misc]  # Flask-RESTX ships no typ
         """What the coming days and this month will cost, with 80 % and 95 % intervals, at the prices of those days."""
         days = whole_number(read_query("days"), "days", HORIZON_DAYS, 1, MOST_HORIZON_DAYS)
         house = services()
-        return json_reply(forecast_report(house.ledger.reader, house.prices, desk().clock(), days, SCOPE))
+        return json_reply(
+            forecast_report(house.ledger.reader, house.prices, desk().clock(), days, current_tenant())
+        )
 
 
 @reports.route("/usage/forecast/quality")
@@ -212,7 +236,9 @@ class UsageForecastQuality(Resource):  # type: ignore[misc]  # Flask-RESTX ships
         """How often the intervals of past forecasts held what then came; worked out at most once an hour."""
         read_query()
         house, room = services(), desk()
-        return json_reply(room.quality.report(house.ledger.reader, house.prices, room.clock(), SCOPE))
+        return json_reply(
+            room.quality.report(house.ledger.reader, house.prices, room.clock(), current_tenant())
+        )
 
 
 def _now_us() -> int:

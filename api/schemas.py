@@ -49,11 +49,16 @@ def read_classify(settings: Settings) -> Ask:
 def make_ask(task: Task, text: str, settings: Settings, **options: Any) -> Ask:
     """The Ask of the request at hand."""
     visit, asked = current_visit(), current_request()
-    visit.prompt = text
+    visit.prompt, caller = text, visit.identity
     fresh = _cache_directives(asked)
     return Ask(
         task,
         text,
+        tenant=caller.tenant,
+        key_id=caller.key_id,
+        user_id=caller.user_id,
+        budgets=caller.budgets,
+        models=caller.models,
         deadline=visit.started + settings.llm_timeout_seconds,
         address=asked.remote_addr or "",
         route=asked.path,

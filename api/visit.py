@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import Request, g, request
 from werkzeug.local import LocalProxy
 
+from identity import ANONYMOUS, Identity
 from tasks import Answer
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Visit:
 
     request_id: str
     started: float
+    identity: Identity = ANONYMOUS
     answer: Answer | None = None
     # An answer that is still on its way when the reply begins.
     stream: Stream | None = None
@@ -65,6 +67,11 @@ def add_headers(wsgi_app: WSGIApplication) -> WSGIApplication:
 def current_visit() -> Visit:
     visit: Visit = g.visit
     return visit
+
+
+def current_tenant() -> str:
+    """Whose requests, costs and keys the caller may see."""
+    return current_visit().identity.tenant
 
 
 def current_request() -> Request:

@@ -72,6 +72,7 @@ _DEFAULTS: Row = {
     "charges": "[]",
     "cost_nano": 0,
     "saved_nano": 0,
+    "tenant": "anonymous",
     "instance": "test",
 }
 

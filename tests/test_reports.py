@@ -260,7 +260,13 @@ def test_an_export_leaves_an_audit_line_with_who_took_how_much(filled):
     rows = len(response.text.splitlines()) - 1
     (event,) = events(filled)
     assert (event["event"], event["severity"]) == ("EXPORT_WRITTEN", "LOW")
-    told = {"who": "192.0.2.9", "request_id": response.headers["X-Request-ID"], "hours": 24, "format": "csv"}
+    told = {
+        "who": "anonymous",
+        "from": "192.0.2.9",
+        "request_id": response.headers["X-Request-ID"],
+        "hours": 24,
+        "format": "csv",
+    }
     assert event["details"] == {**told, "rows": rows, "whole": True}
 
 

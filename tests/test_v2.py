@@ -564,8 +564,8 @@ def test_what_flask_refuses_under_version_2_has_openais_shape_too(sandbox):
 def test_our_own_bug_is_a_500_in_openais_shape_that_says_nothing(make_house):
     house = make_house(google_api_key="", gemini_base_url="")
     house.app.testing = False
-    house.app.add_url_rule("/api/v2/bug", view_func=lambda: 1 / 0)
-    error = assert_refused(house.client.get("/api/v2/bug"), 500, "internal_error", kind="server_error")
+    house.app.view_functions["api_v2.models_models"] = lambda: 1 / 0
+    error = assert_refused(house.client.get("/api/v2/models"), 500, "internal_error", kind="server_error")
     assert "division" not in error["message"]
 
 
