@@ -9,7 +9,7 @@ from typing import Any
 
 from errors import InvalidInput
 from identity import PERIODS, SCOPES_OF, Budget, Role, Scope
-from rules import model_name, text_field
+from rules import MODEL_NAME, text_field
 
 MAX_NAME_CHARS, MAX_MODELS = 100, 50
 PASSWORD_CHARS = 12, 256
@@ -73,7 +73,9 @@ def scopes_within(wanted: frozenset[Scope], of: Role) -> frozenset[Scope]:
 
 def models(value: Any) -> tuple[str, ...]:
     """The models that a key may ask for; empty stands for any."""
-    named = [model_name(each) or "" for each in _listed(value, "models", MAX_MODELS)]
+    named = _listed(value, "models", MAX_MODELS)
+    if not all(MODEL_NAME.fullmatch(each) for each in named):
+        raise InvalidInput("`models` must be a list of model ids, as requests name them.", field="models")
     return tuple(dict.fromkeys(named))
 
 

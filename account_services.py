@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,10 +34,13 @@ def build_auth(
     accounts: Accounts,
     audit: Audit,
     later: Callable[[Callable[[], None]], object],
+    *,
+    clock: Callable[[], float] = time.time,
+    timer: Callable[[], float] = time.monotonic,
 ) -> Authenticator:
     """later: carries out what no request should wait for."""
-    credentials, guesses = Credentials(database), Guesses(audit)
-    signer = TokenSigner(signing_keys_of(settings))
+    credentials, guesses = Credentials(database, clock), Guesses(audit, timer)
+    signer = TokenSigner(signing_keys_of(settings), clock)
     sign_ins = SignIns(
         credentials,
         signer,
@@ -45,6 +49,7 @@ def build_auth(
         access_seconds=settings.access_token_seconds,
         refresh_seconds=settings.refresh_token_seconds,
         audit=audit,
+        clock=clock,
     )
     return Authenticator(
         credentials,
@@ -58,6 +63,8 @@ def build_auth(
         outside=_outside(settings, credentials),
         audit=audit,
         later=later,
+        clock=clock,
+        timer=timer,
     )
 
 

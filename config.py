@@ -344,14 +344,14 @@ def _check_accounts(settings: Settings) -> None:
                 raise ConfigError(
                     f"{name} must be set where AUTH=required and DATABASE_URL is PostgreSQL: instances have to share it."
                 )
+    if not _is_private(settings.oidc_jwks_url):
+        raise ConfigError(
+            "OIDC_JWKS_URL must be an https:// address, or http:// on this machine: who may sign in hangs on it."
+        )
     issuer = settings.oidc_issuer, settings.oidc_audience, settings.oidc_jwks_url
     if any(issuer) and not all(issuer):
         raise ConfigError(
             "OIDC_ISSUER, OIDC_AUDIENCE and OIDC_JWKS_URL must be set together, or none of them."
-        )
-    if not _is_private(settings.oidc_jwks_url):
-        raise ConfigError(
-            "OIDC_JWKS_URL must be an https:// address, or http:// on this machine: who may sign in hangs on it."
         )
 
 

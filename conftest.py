@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +14,13 @@ import certifi
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy.engine import URL, make_url
 
 from app import create_app
 from config import Settings, load_settings
 from services import Services, build_services
+from store.db import ledger_url
+from tests.account_house import Registry, open_registry
 from tests.servers.postgres import PostgresServer, binaries
 from tests.upstream import Upstream
 
@@ -131,3 +135,29 @@ def make_house(settings: Settings) -> Iterator[Callable[..., House]]:
 @pytest.fixture
 def house(make_house: Callable[..., House]) -> House:
     return make_house()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def accounts_url(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
+    if request.param == "sqlite":
+        (tmp_path / "data").mkdir()
+        return ledger_url("", str(tmp_path / "data"))
+    return make_url(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def make_registry(accounts_url: URL, tmp_path: Path) -> Iterator[Callable[..., Registry]]:
+    made: list[Registry] = []
+
+    def make(**changes: Any) -> Registry:
+        made.append(open_registry(accounts_url, tmp_path / "data", time.time(), **changes))
+        return made[-1]
+
+    yield make
+    for registry in made:
+        registry.database.close()
+
+
+@pytest.fixture
+def registry(make_registry: Callable[..., Registry]) -> Registry:
+    return make_registry()

@@ -113,6 +113,17 @@ class SwitchedOff(Forbidden):
     """Something that the operator has not set up; the sentence names the setting."""
 
 
+class IssuerUnavailable(PlatformError):
+    """Another issuer's tokens cannot be checked, because its keys cannot be had."""
+
+    status, code = 503, "issuer_unavailable"
+    sentence = "The issuer of your token cannot be asked for its keys just now. Try again in a minute, or use an API key."
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=60)
+
+
 class NotThere(PlatformError):
     """Unknown, or another tenant's: nobody is told which."""
 

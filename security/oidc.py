@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from errors import LedgerUnavailable
+from errors import IssuerUnavailable
 from identity import OUTSIDE, SCOPES_OF, Identity, Role, Scope
 from security.tokens import LONGEST_TOKEN, BadToken
 from store.rows import MICRO
@@ -42,7 +42,7 @@ class KeySet:
         self._fetched = self._tried = -KEEP_SECONDS
 
     def key(self, name: str) -> RSAPublicKey:
-        """Raises BadToken for a key that the issuer has not, and LedgerUnavailable where it was never heard."""
+        """Raises BadToken for a key that the issuer has not, and IssuerUnavailable where it was never heard."""
         found = self._keys.get(name)
         if found is None or self._timer() - self._fetched > KEEP_SECONDS:
             self._fetch()
@@ -50,9 +50,7 @@ class KeySet:
         if found is not None:
             return found
         if not self._keys:
-            raise LedgerUnavailable(
-                "The issuer of your token cannot be asked for its keys just now. Try again soon."
-            )
+            raise IssuerUnavailable()
         raise BadToken("kid")
 
     def _fetch(self) -> None:
@@ -63,8 +61,8 @@ class KeySet:
             try:
                 self._keys = _keys_of(_fetched(self._url))
                 self._fetched = self._timer()
-            except (_unreachable(), ValueError, KeyError, TypeError) as failure:
-                log.warning("the keys of OIDC_JWKS_URL cannot be had: %s", type(failure).__name__)
+            except (ValueError, KeyError, TypeError) as failure:
+                log.warning("the keys of OIDC_JWKS_URL cannot be had: %s", failure)
 
 
 class OutsideIssuer:
@@ -96,7 +94,7 @@ class OutsideIssuer:
             return False
 
     def identity(self, token: str) -> tuple[Identity, float]:
-        """Who it is, and until when, in microseconds since 1970. Raises BadToken, LedgerUnavailable."""
+        """Who it is, and until when, in microseconds since 1970. Raises BadToken, IssuerUnavailable, LedgerUnavailable."""
         claims = self._verified(token)
         found = self._organisation_of(claims)
         role = role_of(claims.get(self._role_claim))
@@ -143,46 +141,34 @@ def role_of(claim: Any) -> Role:
     return next((role for role in Role if role.value in named), Role.VIEWER)
 
 
-def _unreachable() -> Any:
+def _fetched(url: str) -> Any:
+    """The document at the address, within bounds of time and size; no redirect is followed, no proxy used."""
     import httpcore
     import httpx
 
-    from providers.transport import ReplyTooLarge
+    from providers.transport import BoundedTransport, ReplyTooLarge
 
-    return (
-        httpx.HTTPError,
-        httpcore.NetworkError,
-        httpcore.TimeoutException,
-        httpcore.ProtocolError,
-        ReplyTooLarge,
-        OSError,
-    )
-
-
-def _fetched(url: str) -> Any:
-    """The document at the address, within bounds of time and size; no redirect is followed, no proxy used."""
-    import httpx
-
-    from providers.transport import BoundedTransport
-
+    lost = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpx.HTTPError)
     transport = BoundedTransport(1, max_bytes=MOST_BYTES)
-    with httpx.Client(transport=transport, timeout=FETCH_SECONDS, trust_env=False) as client:
-        reply = client.get(url)
-        if reply.status_code != 200:
-            raise ValueError("no key set")
-        return reply.json()
+    try:
+        with httpx.Client(transport=transport, timeout=FETCH_SECONDS, trust_env=False) as client:
+            reply = client.get(url)
+    except (*lost, ReplyTooLarge, OSError) as failure:
+        raise ValueError(type(failure).__name__) from failure
+    if reply.status_code != 200:
+        raise ValueError(f"status {reply.status_code}")
+    return reply.json()
 
 
 def _keys_of(document: Any) -> dict[str, RSAPublicKey]:
-    keys = {}
-    for entry in document["keys"]:
-        if (
-            entry.get("kty") == "RSA"
-            and entry.get("use", "sig") == "sig"
-            and entry.get("alg", "RS256") == "RS256"
-        ):
-            keys[str(entry["kid"])] = _public_key(entry)
+    entries = [entry for entry in document["keys"] if isinstance(entry, dict) and _is_for_us(entry)]
+    keys = {str(entry["kid"]): _public_key(entry) for entry in entries}
     return {name: key for name, key in keys.items() if key.key_size >= FEWEST_BITS}
+
+
+def _is_for_us(entry: Mapping[str, Any]) -> bool:
+    use = entry.get("use", "sig"), entry.get("alg", "RS256")
+    return entry.get("kty") == "RSA" and use == ("sig", "RS256")
 
 
 def _public_key(entry: Mapping[str, str]) -> RSAPublicKey:

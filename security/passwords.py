@@ -27,6 +27,8 @@ class Passwords:
         """Takes as long where there is nothing to compare with."""
         if not self._room.acquire(timeout=self._patience):
             raise Overloaded()
+        # JSON can carry half a surrogate pair, scrypt cannot; no password that is kept has one.
+        password = password.encode(errors="backslashreplace").decode()
         try:
             return check_password_hash(kept or _somebodys(), password) and kept is not None
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import FrozenInstanceError, fields
 from decimal import Decimal
+from secrets import token_urlsafe
 
 import pytest
 
@@ -33,6 +34,18 @@ WRONG = [
     ("MAX_QUEUE", "endless"),
     ("DRAIN_SECONDS", "-77"),
     ("AUTH", "jwt-please"),
+    ("API_KEY_PEPPER", "too-short"),
+    ("API_KEY_PEPPER", "a" * 64),
+    ("API_KEY_PEPPER", "change-me-change-me-change-me-change-me-0123456789"),
+    ("JWT_SECRET_KEY", "too-short"),
+    ("JWT_SECRET_KEY", "your-secret-key-0123456789-0123456789-0123456789"),
+    ("JWT_SECRET_KEY", "0123456789abcdef0123456789abcdef,too-short"),
+    ("ADMIN_BOOTSTRAP_TOKEN", "too-short"),
+    ("ADMIN_BOOTSTRAP_TOKEN", "0123456789abcdef 0123456789abcdef"),
+    ("ACCESS_TOKEN_SECONDS", "7200"),
+    ("REFRESH_TOKEN_SECONDS", "for-ever"),
+    ("OIDC_JWKS_URL", "ftp://issuer.example/keys"),
+    ("OIDC_JWKS_URL", "http://127.0.0.1.example.org/keys"),
     ("ALLOW_ANONYMOUS", "perhaps"),
     ("TRUSTED_PROXIES", "77"),
     ("TRUSTED_PROXIES", "all-of-them"),
@@ -74,7 +87,7 @@ def test_a_wrong_value_stops_the_start_and_the_sentence_names_the_variable_only(
     assert sentence.endswith(".")
     assert "\n" not in sentence
     assert KEY not in sentence
-    numbers = {"3", "9999", "65536", "0.01"}
+    numbers = {"3", "9999", "65536", "0.01", "7200"}
     assert value in {*numbers, "*", "https://"} or value not in sentence
     assert refusal.value.__cause__ is None
 
@@ -199,6 +212,39 @@ def test_the_key_decides_the_mode_and_is_not_shown():
     assert KEY not in repr(settings)
     assert KEY not in str(settings)
     assert (Settings().mode, Settings().secrets) == ("sandbox", ())
+
+
+def test_every_secret_of_accounts_is_a_secret():
+    names = ("API_KEY_PEPPER", "JWT_SECRET_KEY", "ADMIN_BOOTSTRAP_TOKEN")
+    made = [token_urlsafe(32) for _ in range(4)]
+    given = dict(zip(names, (made[0], f"{made[1]}, {made[2]}", made[3]), strict=True))
+    settings = load_settings(given, None)
+    assert settings.jwt_secret_key == (made[1], made[2])
+    assert set(settings.secrets) == set(made)
+    assert not [secret for secret in made if secret in repr(settings)]
+    assert Settings().jwt_secret_key == ()
+    assert Settings().api_key_pepper == Settings().admin_bootstrap_token == ""
+
+
+def test_instances_that_share_a_database_must_share_their_secrets():
+    shared = {"AUTH": "required", "DATABASE_URL": "postgresql+psycopg://a@127.0.0.1/b"}
+    with pytest.raises(ConfigError, match=r"^API_KEY_PEPPER "):
+        load_settings(shared, None)
+    with pytest.raises(ConfigError, match=r"^JWT_SECRET_KEY "):
+        load_settings(shared | {"API_KEY_PEPPER": token_urlsafe(32)}, None)
+    both = {"API_KEY_PEPPER": token_urlsafe(32), "JWT_SECRET_KEY": token_urlsafe(32)}
+    assert load_settings(shared | both, None).auth == "required"
+    assert load_settings({"AUTH": "required"}, None).auth == "required"
+
+
+def test_another_issuer_is_set_as_a_whole_or_not_at_all():
+    whole = {"OIDC_ISSUER": "x", "OIDC_AUDIENCE": "y", "OIDC_JWKS_URL": "https://issuer.example/keys"}
+    assert load_settings(whole, None).oidc_audience == "y"
+    for left_out in whole:
+        with pytest.raises(ConfigError, match="OIDC_ISSUER, OIDC_AUDIENCE and OIDC_JWKS_URL"):
+            load_settings({**whole, left_out: ""}, None)
+    with pytest.raises(ConfigError, match="OIDC_JWKS_URL"):
+        load_settings({**whole, "OIDC_JWKS_URL": "http://issuer.example/keys"}, None)
 
 
 @pytest.mark.parametrize("name", ["google", "openai", "anthropic"])

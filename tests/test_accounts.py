@@ -1,0 +1,311 @@
+"""Organisations, users and keys: what they may be, who may change them, and the audit line of every change."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import account_rules
+from errors import Conflict, Forbidden, InvalidInput, NotThere, PlatformError
+from identity import OPERATOR, Budget, Identity, Role, Scope
+from store.account_rows import told
+from tests.account_house import ADDRESS, PASSWORD
+
+
+def as_key(house, role="developer", **fields) -> Identity:
+    return house.who(house.key(role, **fields)[1])
+
+
+def as_user(house, name="ada", role="developer") -> Identity:
+    house.user(name, role)
+    return house.who(house.auth.sign_in(name, PASSWORD, ADDRESS).access)
+
+
+# What they may be.
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""), ("name", " "), ("name", "x" * 101), ("name", "a\nb"), ("name", 5), ("name", "a\0b"), ("name", "\ud800"),
+        ("role", "owner"), ("role", None), ("role", 1),
+        ("scopes", "tasks"), ("scopes", ["all"]), ("scopes", [1]), ("scopes", ["admin"]),
+        ("models", "m"), ("models", ["two words"]), ("models", [""]), ("models", [None]), ("models", ["m"] * 51),
+        ("rate_limit", "often"), ("rate_limit", 5), ("rate_limit", "1 per second;" * 20),
+        ("expires_us", "soon"), ("expires_us", -1), ("expires_us", True), ("expires_us", 1 << 62), ("expires_us", 1.5),
+        ("budget", {"period": "day"}), ("budget", Budget("", "week", 1)), ("budget", Budget("", "day", None)),
+        ("budget", Budget("", "day", -1)), ("budget", Budget("", "day", 10**18 + 1)), ("budget", 5),
+        ("owner", "me"), ("secret_mac", b"x"), ("organisation_id", "x"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_of_a_key_is_refused_by_name(field, value):
+    given = {"name": "k", "role": "developer", field: value}
+    with pytest.raises(InvalidInput) as refusal:
+        account_rules.scopes_within(
+            account_rules.checked(
+                given, ("name", "role", "scopes", "models", "rate_limit", "expires_us", "budget")
+            ).get("scopes", frozenset()),
+            Role.DEVELOPER,
+        )
+    assert refusal.value.field == field
+    assert str(refusal.value).endswith(".")
+
+
+def test_what_is_stored_is_what_comes_back(registry):
+    made, _ = registry.key(
+        "admin",
+        scopes=["tasks", "reports"],
+        models=["b-1", "a-1", "b-1"],
+        rate_limit="5 per minute",
+        expires_us=2**52,
+        budget=Budget("", "total", None, 7),
+    )
+    assert registry.accounts.key(made.id) == made
+    assert made.scopes == {Scope.TASKS, Scope.REPORTS}
+    assert made.models == ("a-1", "b-1")
+    assert made.budget == Budget(f"key:{made.id}", "total", None, 7)
+    assert told(made)["budget"] == {"period": "total", "limit_usd": None, "soft_usd": "0.000000007"}
+
+
+@pytest.mark.parametrize(
+    ("text", "nano"),
+    [("12.50", 12_500_000_000), ("0.000000001", 1), ("0", 0), (3, 3_000_000_000), ("1e-9", 1)],
+)
+def test_dollars_are_read_to_the_nano_dollar(text, nano):
+    assert account_rules.nano_dollars(text, "budget") == nano
+
+
+@pytest.mark.parametrize(
+    "text", ["0.0000000001", "-1", "NaN", "Infinity", "1e99", "twelve", 0.1, True, None, "1" * 400]
+)
+def test_what_is_no_amount_of_dollars_is_refused(text):
+    with pytest.raises(InvalidInput):
+        account_rules.nano_dollars(text, "budget")
+
+
+def test_names_of_users_are_unique_whatever_their_case(registry):
+    registry.user("Ada")
+    other = registry.accounts.create_organisation("other", OPERATOR)
+    for name in ("ada", "ADA", "\uff21da"):  # the last begins with a wide A
+        with pytest.raises(Conflict):
+            registry.user(name)
+    with pytest.raises(Conflict):
+        registry.user("aDa", organisation=other.id)
+    with pytest.raises(Conflict):
+        registry.accounts.create_organisation("main", OPERATOR)
+
+
+def test_of_many_who_take_one_name_at_once_one_gets_it(registry):
+    def take(_: int) -> bool:
+        try:
+            registry.user("ada", password="")
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(take, range(8))) == 1
+
+
+def test_passwords_are_long(registry):
+    for password in ("short", "x" * 300, "x" * 20 + "\ud800"):
+        with pytest.raises(InvalidInput, match="assword"):
+            registry.user(password=password)
+
+
+@pytest.mark.parametrize("key_id", ["none", "' OR 1=1 --", "a\0b", "\ud800", "", "%", "x" * 99])
+def test_what_is_not_there_is_said_to_be_so(registry, key_id):
+    for look in (registry.accounts.key, registry.accounts.user, registry.accounts.organisation):
+        with pytest.raises(NotThere):
+            look(key_id)
+    with pytest.raises(NotThere):
+        registry.accounts.revoke_key(key_id, OPERATOR)
+
+
+# Who may.
+
+
+def test_a_key_has_no_scope_that_its_maker_lacks(registry):
+    maker = as_user(registry)
+    with pytest.raises(Forbidden):
+        registry.accounts.create_key("k", "admin", maker)
+    fewer = as_key(registry, scopes=["tasks", "keys"])
+    with pytest.raises(Forbidden):
+        registry.accounts.create_key("k", "developer", fewer)
+    made, _ = registry.accounts.create_key("k", "developer", fewer, scopes=["tasks"])
+    assert made.scopes == {Scope.TASKS}
+    assert registry.accounts.create_key("k", "developer", maker)[0].user_id == maker.user_id
+
+
+def test_the_key_of_a_user_has_no_more_than_the_user(registry):
+    user = registry.user(role="viewer")
+    with pytest.raises(InvalidInput):
+        registry.key("developer", user_id=user.id)
+    key, _ = registry.key("viewer", user_id=user.id)
+    with pytest.raises(InvalidInput):
+        registry.accounts.change_key(key.id, OPERATOR, role="admin")
+
+
+def test_those_without_the_scope_keys_make_none(registry):
+    for maker in (
+        as_key(registry, "viewer"),
+        as_key(registry, scopes=["tasks"]),
+        as_user(registry, "v", "viewer"),
+    ):
+        with pytest.raises(Forbidden):
+            registry.accounts.create_key("k", "viewer", maker)
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"models": ["m-1"]},
+        {"rate_limit": "1 per day"},
+        {"budget": Budget("", "day", 1)},
+        {"expires_us": 2**52},
+    ],
+)
+def test_a_limited_key_makes_no_key_without_its_limits_and_loosens_none(registry, limit):
+    limited = as_key(registry, **limit)
+    loose = {
+        name: type(value)() if name in ("models", "rate_limit") else None for name, value in limit.items()
+    }
+    with pytest.raises(Forbidden):
+        registry.accounts.create_key("k", "developer", limited, scopes=["tasks"])
+    with pytest.raises(Forbidden):
+        registry.accounts.change_key(limited.key_id, limited, **loose)
+
+
+def test_developers_reach_their_own_keys_and_admins_those_of_the_organisation(registry):
+    ada, bob, admin = as_user(registry), as_user(registry, "bob"), as_user(registry, "root", "admin")
+    key, _ = registry.accounts.create_key("k", "developer", ada)
+    accounts = registry.accounts
+    for change in (accounts.revoke_key, accounts.rotate_key, accounts.reach, accounts.change_key):
+        with pytest.raises(NotThere):
+            change(key.id, bob)
+    assert accounts.change_key(key.id, ada, name="mine", scopes=["tasks"]).name == "mine"
+    with pytest.raises(Forbidden):
+        accounts.change_key(key.id, ada, budget=None)
+    assert accounts.change_key(key.id, admin, budget=Budget("", "day", 5)).budget.limit_nano == 5
+    assert accounts.revoke_key(key.id, ada).revoked_us
+
+
+def test_a_key_of_no_user_reaches_itself_and_no_other(registry):
+    one, other = as_key(registry), as_key(registry)
+    assert registry.accounts.reach(one.key_id, one)
+    with pytest.raises(NotThere):
+        registry.accounts.reach(other.key_id, one)
+
+
+def test_nobody_gets_the_secret_of_a_key_that_can_do_more(registry):
+    """Else a key of few scopes could become one of all its user's."""
+    ada = registry.user()
+    few, _ = registry.key(user_id=ada.id, scopes=["keys"]), None
+    all_of_them, _ = registry.key(user_id=ada.id)
+    with pytest.raises(Forbidden):
+        registry.accounts.rotate_key(all_of_them.id, registry.who(few[1]))
+    with pytest.raises(Forbidden):
+        registry.accounts.change_user(ada.id, registry.who(few[1]), password=PASSWORD + "2")
+
+
+def test_another_organisation_is_not_there(registry):
+    other = registry.accounts.create_organisation("other", OPERATOR)
+    key, _ = registry.key(organisation=other.id)
+    user = registry.user("bob", organisation=other.id)
+    admin = as_key(registry, "admin")
+    accounts = registry.accounts
+    tries = [
+        lambda: accounts.key(key.id, admin.tenant),
+        lambda: accounts.user(user.id, admin.tenant),
+        lambda: accounts.reach(key.id, admin),
+        lambda: accounts.revoke_key(key.id, admin),
+        lambda: accounts.rotate_key(key.id, admin),
+        lambda: accounts.change_key(key.id, admin, name="x"),
+        lambda: accounts.change_user(user.id, admin, role="viewer"),
+        lambda: accounts.create_key("k", "viewer", admin, organisation=other.id),
+        lambda: accounts.create_key("k", "viewer", admin, user_id=user.id),
+        lambda: accounts.create_user("eve", "viewer", admin, organisation=other.id),
+    ]
+    for attempt in tries:
+        with pytest.raises((NotThere, Forbidden)):
+            attempt()
+    assert {each.organisation for each in accounts.keys(admin.tenant)} == {admin.tenant}
+    assert accounts.users(admin.tenant) == []
+    for attempt in (
+        lambda: accounts.create_organisation("x", admin),
+        lambda: accounts.change_organisation(admin.tenant, admin, budget=None),
+    ):
+        with pytest.raises(Forbidden):
+            attempt()
+
+
+def test_users_change_their_own_password_and_nothing_else(registry):
+    ada = as_user(registry)
+    registry.accounts.change_user(ada.user_id, ada, password=PASSWORD + "-new")
+    assert registry.auth.sign_in("ada", PASSWORD + "-new", ADDRESS)
+    for fields in ({"role": "admin"}, {"budget": None}, {"password": PASSWORD, "role": "admin"}):
+        with pytest.raises(Forbidden):
+            registry.accounts.change_user(ada.user_id, ada, **fields)
+    with pytest.raises(Forbidden):
+        registry.accounts.create_user("eve", "viewer", ada)
+
+
+def test_a_revoked_key_stays_as_it_is(registry):
+    key, _ = registry.key()
+    revoked = registry.accounts.revoke_key(key.id, OPERATOR)
+    assert registry.accounts.revoke_key(key.id, OPERATOR) == revoked
+    for change in (registry.accounts.rotate_key, registry.accounts.change_key):
+        with pytest.raises(Conflict):
+            change(key.id, OPERATOR)
+    assert len(registry.events("KEY_REVOKED")) == 1
+
+
+@pytest.mark.parametrize("seconds", [-1, 10**9, float("nan"), float("inf")])
+def test_a_grace_is_at_most_a_week(registry, seconds):
+    key, _ = registry.key()
+    with pytest.raises(InvalidInput):
+        registry.accounts.rotate_key(key.id, OPERATOR, grace_seconds=seconds)
+
+
+# What is told.
+
+
+def test_every_change_is_a_line_with_who_what_from_and_to(registry):
+    admin = as_user(registry, "root", "admin")
+    registry.lines.clear()
+    user = registry.accounts.create_user("bob", "viewer", admin)
+    registry.accounts.change_user(user.id, admin, role="developer", budget=Budget("", "day", 10**9))
+    key, _ = registry.accounts.create_key("k", "developer", admin, user_id=user.id)
+    registry.accounts.change_key(key.id, admin, models=["m-1"])
+    registry.accounts.rotate_key(key.id, admin)
+    registry.accounts.revoke_key(key.id, admin)
+    events = [event for event, _, _ in registry.lines]
+    assert events == [
+        "USER_CREATED",
+        "USER_CHANGED",
+        "KEY_CREATED",
+        "KEY_CHANGED",
+        "KEY_ROTATED",
+        "KEY_REVOKED",
+    ]
+    assert {(line["by"], line["by_id"]) for _, _, line in registry.lines} == {("user", admin.user_id)}
+    changed = registry.events("USER_CHANGED")[0]
+    assert changed["from"] == {"role": "viewer", "budget": None}
+    assert changed["to"]["role"] == "developer"
+    assert changed["to"]["budget"]["limit_usd"] == "1.000000000"
+    assert registry.events("KEY_CHANGED")[0]["to"] == {"models": ["m-1"]}
+
+
+def test_what_was_refused_or_undone_is_no_line(registry):
+    registry.lines.clear()
+    viewer = as_key(registry, "viewer")
+    registry.lines.clear()
+    for attempt in (
+        lambda: registry.accounts.create_key("k", "viewer", viewer),
+        lambda: registry.user("a b"),
+        lambda: registry.accounts.create_organisation("main", OPERATOR),
+    ):
+        with pytest.raises(PlatformError):
+            attempt()
+    assert registry.lines == []

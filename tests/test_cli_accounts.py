@@ -1,0 +1,202 @@
+"""The commands of accounts, run as people run them: `python cli.py ...` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from errors import Unauthorized
+from security.api_keys import new_secret
+from store.db import ledger_url
+from tests.account_house import ADDRESS, PASSWORD, Registry, open_registry
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Desk:
+    """The commands on an installation of which nothing is there yet."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, *arguments: str, typed: str = "", status: int = 0) -> subprocess.CompletedProcess[str]:
+        ran = subprocess.run(
+            [sys.executable, "cli.py", *arguments],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], **self.environment},
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ran.returncode == status, ran.stderr
+        assert "Traceback" not in ran.stderr
+        return ran
+
+    def json(self, *arguments: str, typed: str = "") -> Any:
+        return json.loads(self.run(*arguments, "--json", typed=typed).stdout)
+
+    def audit(self) -> list[dict[str, Any]]:
+        path = self.folder / "logs" / "security_audit.log"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def registry(self) -> Registry:
+        """The same accounts, as a platform that runs beside has them."""
+        address = self.environment.get("DATABASE_URL")
+        url = make_url(address) if address else ledger_url("", str(self.folder / "data"))
+        pepper = self.environment.get("API_KEY_PEPPER", "")
+        return open_registry(url, self.folder / "data", time.time(), api_key_pepper=pepper)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
+    environment = {"DATA_DIR": str(tmp_path / "data"), "LOG_DIR": str(tmp_path / "logs")}
+    if request.param == "postgresql":
+        environment |= {
+            "DATABASE_URL": request.getfixturevalue("postgres_url"),
+            "API_KEY_PEPPER": new_secret(),
+        }
+    return Desk(tmp_path, environment)
+
+
+def test_the_first_key_of_an_empty_installation_works_at_once(desk):
+    made = desk.json("create-key", "--name", "ci", "--role", "developer", "--budget-usd", "1.000000001", "--soft-usd", "0.5", "--budget-period", "day", "--rate-limit", "5 per minute", "--models", "m-1,m-2", "--scopes", "tasks,reports", "--expires-days", "30")  # fmt: skip
+    assert made["key"].startswith(f"llm_{made['id']}_")
+    assert made["budget"] == {"period": "day", "limit_usd": "1.000000001", "soft_usd": "0.500000000"}
+    registry = desk.registry()
+    who = registry.who(made["key"])
+    assert (who.key_id, who.models, who.rate_limit) == (made["id"], ("m-1", "m-2"), "5 per minute")
+    assert who.budgets[0].limit_nano == 1_000_000_001
+    assert sorted(who.scopes) == ["reports", "tasks"]
+    line = next(line for line in desk.audit() if line["event"] == "KEY_CREATED")
+    assert line["details"]["by_id"] == "operator"
+    assert line["details"]["to"]["name"] == "ci"
+    assert made["key"][-43:] not in str(desk.audit())
+    registry.database.close()
+
+
+def test_a_key_lives_from_its_making_over_its_rotation_to_its_end(desk):
+    old = desk.json("create-key", "--name", "ci", "--role", "viewer")
+    new = desk.json("rotate-key", old["id"], "--grace-hours", "1")
+    assert new["id"] == old["id"]
+    assert new["key"] != old["key"]
+    registry = desk.registry()
+    assert registry.who(old["key"]) == registry.who(new["key"])
+    assert "revoked, everywhere within a second" in desk.run("revoke-key", old["id"]).stdout
+    registry.hands.now += 1
+    with pytest.raises(Unauthorized):
+        registry.who(new["key"])
+    assert desk.json("list-keys")[0]["revoked"]
+    shown = desk.run("list-keys").stdout
+    assert "revoked" in shown
+    assert old["key"][-43:] not in shown
+    events = [line["event"] for line in desk.audit()]
+    assert events == ["ORGANISATION_CREATED", "KEY_CREATED", "KEY_ROTATED", "KEY_REVOKED"]
+    registry.database.close()
+
+
+def test_an_administrator_is_made_with_a_password_from_standard_input(desk):
+    made = desk.json("create-admin", typed=f"{PASSWORD}\n")
+    assert (made["name"], made["role"]) == ("admin", "admin")
+    assert "admin" in desk.run("list-users").stdout
+    desk.environment["JWT_SECRET_KEY"] = new_secret()
+    registry = desk.registry()
+    registry.auth._signer.keys = lambda: [b"x" * 32]
+    assert registry.who(registry.auth.sign_in("ADMIN", PASSWORD, ADDRESS).access).role == "admin"
+    assert PASSWORD not in str(desk.audit())
+    registry.database.close()
+
+
+def test_there_is_no_password_but_the_one_that_is_given(desk):
+    for typed in ("", "\n", "short\n"):
+        assert "assword" in desk.run("create-admin", typed=typed, status=1).stderr
+    assert desk.json("list-users") == []
+    assert "unrecognized" in desk.run("create-admin", "--password", "x", typed="x", status=2).stderr
+
+
+def test_users_have_roles_budgets_and_keys_of_their_own(desk):
+    desk.run("create-organisation", "--name", "Acme", "--budget-usd", "100")
+    desk.run("create-organisation", "--name", "Other")
+    assert "Which organisation?" in desk.run("create-key", "--name", "k", "--role", "viewer", status=1).stderr
+    user = desk.json(
+        "create-user", "--name", "Ada", "--role", "developer", "--organisation", "Acme", "--no-password"
+    )
+    key = desk.json("create-key", "--name", "k", "--role", "developer", "--user", "ADA")
+    assert (key["user_id"], key["organisation"]) == (user["id"], user["organisation"])
+    desk.run("set-budget", "user:ada", "--budget-usd", "7", "--budget-period", "total")
+    desk.run("set-budget", f"key:{key['id']}", "--soft-usd", "1")
+    desk.run("set-budget", "organisation:Acme", "--none")
+    assert desk.json("list-users")[0]["budget"]["limit_usd"] == "7.000000000"
+    assert desk.json("list-keys")[0]["budget"] == {
+        "period": "month",
+        "limit_usd": None,
+        "soft_usd": "1.000000000",
+    }
+    assert {each["name"]: each["budget"] for each in desk.json("list-organisations")} == {
+        "Acme": None,
+        "Other": None,
+    }
+    assert desk.json("change-user", "ada", "--role", "viewer", "--active", "no")["active"] is False
+    registry = desk.registry()
+    with pytest.raises(Unauthorized):
+        registry.who(key["key"])
+    registry.database.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["create-key", "--name", "k", "--role", "owner"], 2, "admin"),
+        (
+            ["create-key", "--name", "k", "--role", "viewer", "--budget-usd", "0.0000000001"],
+            2,
+            "nine decimals",
+        ),
+        (["create-key", "--name", "k", "--role", "viewer", "--budget-usd", "NaN"], 2, "nine decimals"),
+        (["create-key", "--name", "k", "--role", "viewer", "--budget-period", "week"], 2, "month"),
+        (
+            ["create-key", "--name", "k", "--role", "viewer", "--expires-days", "0"],
+            2,
+            "a whole number from 1",
+        ),
+        (
+            ["create-key", "--name", "k", "--role", "viewer", "--scopes", "tasks"],
+            1,
+            "`scopes` of the role viewer",
+        ),
+        (["create-key", "--name", "k", "--role", "viewer", "--scopes", "all"], 1, "`scopes` must be"),
+        (["create-key", "--name", "k", "--role", "viewer", "--rate-limit", "often"], 1, "10 per minute"),
+        (["create-key", "--name", "k", "--role", "viewer", "--user", "nobody"], 1, "nothing of that name"),
+        (
+            ["create-key", "--name", "k", "--role", "viewer", "--organisation", "none"],
+            1,
+            "create-organisation",
+        ),
+        (["revoke-key", "0" * 12], 1, "nothing of that name"),
+        (["rotate-key", "x", "--grace-hours", "169"], 2, "a whole number from 0 to 168"),
+        (["set-budget", "me", "--budget-usd", "1"], 1, "key:ID"),
+        (["set-budget", "key:x"], 1, "--budget-usd"),
+        (["change-user", "x"], 1, "Say what to change"),
+    ],
+)
+def test_wrong_arguments_are_answered_with_the_next_step(tmp_path, arguments, status, told):
+    desk = Desk(tmp_path, {"DATA_DIR": str(tmp_path / "data"), "LOG_DIR": str(tmp_path / "logs")})
+    assert told in desk.run(*arguments, status=status).stderr
+
+
+def test_on_postgresql_keys_need_the_pepper_that_all_instances_share(tmp_path, postgres_url):
+    desk = Desk(tmp_path, {"DATABASE_URL": postgres_url, "DATA_DIR": str(tmp_path), "LOG_DIR": str(tmp_path)})
+    assert "API_KEY_PEPPER" in desk.run("create-key", "--name", "k", "--role", "viewer", status=1).stderr
+    desk.environment["AUTH"] = "required"
+    assert desk.run("list-keys", status=78).stderr.startswith("Not started: API_KEY_PEPPER")
