@@ -276,6 +276,11 @@ class Settings:
         return self.host in LOOPBACK
 
     @property
+    def is_exposed(self) -> bool:
+        """Whether others can reach the platform and need no key."""
+        return self.auth == "open" and not self.on_loopback
+
+    @property
     def accepted_hosts(self) -> tuple[str, ...] | None:
         """Host names that requests may carry; on this machine only its own names, so no page can rebind them."""
         if self.trusted_hosts:

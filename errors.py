@@ -109,6 +109,10 @@ class Forbidden(PlatformError):
     sentence = "Your key or role does not allow this. Ask an administrator of your organisation."
 
 
+class ModelNotAllowed(Forbidden):
+    """The caller's key is for other models; the sentence names them."""
+
+
 class SwitchedOff(Forbidden):
     """Something that the operator has not set up; the sentence names the setting."""
 

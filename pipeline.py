@@ -296,7 +296,7 @@ class Pipeline:
 
     def _key(self, ask: Ask) -> str:
         options = self._options(
-            ask.task, ask.tenant, ask.model, ask.max_tokens, ask.categories, ask.multi_label
+            ask.task, ask.tenant, ask.model, ask.models, ask.max_tokens, ask.categories, ask.multi_label
         )
         return response_key(ask.key_text, ask.task.value, options=options)
 
@@ -305,6 +305,7 @@ class Pipeline:
         task: Task,
         tenant: str,
         model: str | None,
+        models: tuple[str, ...],
         max_tokens: int | None,
         categories: tuple[str, ...],
         multi_label: bool,
@@ -316,6 +317,8 @@ class Pipeline:
             tenant=tenant,
             chain=self._chain.offer,
             model=model,
+            # Else a key would be served what it may not ask for.
+            models=list(models),
             temperature=TEMPERATURES.get(task),
             wording=WORDING_VERSION,
             max_tokens=max_tokens,

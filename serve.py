@@ -45,6 +45,8 @@ def main(build: Callable[[], Flask]) -> int:
         return REFUSED_START
     if house.settings.prompt_log != "off":
         house.logger.log_security_event("PROMPT_LOG_ENABLED", "HIGH", {"mode": house.settings.prompt_log})
+    if house.settings.is_exposed:
+        log.warning("AUTH=open on an address that others can reach: everybody who reaches it may ask")
     house.load.queue_length = lambda: len(server.task_dispatcher.queue)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # the queue's length is a metric of ours
     threading.Thread(target=warm_up, args=(house,), name="warm", daemon=True).start()
@@ -87,7 +89,7 @@ def warm_up(house: Services) -> None:
 
 def check_exposure(settings: Settings) -> None:
     """Refuse to offer open access to a network unless that was said aloud."""
-    if not settings.on_loopback and settings.auth == "open" and not settings.allow_anonymous:
+    if settings.is_exposed and not settings.allow_anonymous:
         raise ConfigError(
             "HOST is not this machine's own address and everybody who can reach it could spend your money. "
             "Set AUTH=required, or HOST=127.0.0.1, or ALLOW_ANONYMOUS=true if a trusted network or proxy stands in front."
@@ -139,14 +141,17 @@ def banner(settings: Settings, port: int) -> str:
         )
     )
     loud = (
-        ""
-        if settings.on_loopback
-        else "\n  OPEN TO THE NETWORK: everybody who reaches this address may ask.\n"
+        "\n  OPEN TO THE NETWORK: everybody who reaches this address may ask.\n"
+        if settings.is_exposed
+        else ""
     )
-    curl = "curl -i -H 'Content-Type: application/json'"
+    curl, keys = "curl -i -H 'Content-Type: application/json'", ""
+    if settings.auth == "required":
+        curl += ' -H "X-API-Key: $KEY"'
+        keys = "\n  KEYS ONLY: `python cli.py create-key --name first --role admin` makes one.\n"
     return f"""
 Enterprise LLM API Platform on {base}
-  {mode}{loud}
+  {mode}{loud}{keys}
 First calls:
   {curl} {base}/api/v1/generate/text -d '{{"prompt": "Say hello in one sentence."}}'
   {curl} {base}/api/v1/generate/code -d '{{"prompt": "Write a function that reverses a string."}}'

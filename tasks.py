@@ -128,6 +128,10 @@ class Ask:
             return self.chat.canonical()
         return json.dumps(self.inputs) if self.inputs else self.text
 
+    def may_use(self, provider: str, model: str) -> bool:
+        """Whether the caller's key allows this model, named alone or after its provider."""
+        return not self.models or model in self.models or f"{provider}/{model}" in self.models
+
     @property
     def needs(self) -> frozenset[str]:
         """What its provider must offer beside answers in text."""

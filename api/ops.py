@@ -63,6 +63,8 @@ def _health(checks: dict[str, str]) -> dict[str, Any]:
     }
     if house.settings.prompt_log != "off":
         report["prompt_log"] = house.settings.prompt_log
+    if house.settings.is_exposed:
+        report["anonymous"] = "served, to everybody who can reach this address"
     return report
 
 

@@ -10,10 +10,12 @@ from flask import Blueprint, Response
 from flask_restx import Api, Namespace, Resource, fields
 
 from api import schemas
+from api.accounts import keys, users
 from api.feedback import feedback
 from api.house import services
 from api.replies import render_answer
 from api.reports import reports
+from api.sign_in import auth
 from api.sse import TaskVoice, stream_answer
 from config import VERSION
 from rules import MODEL_NAME
@@ -37,6 +39,16 @@ class PlatformApi(Api):  # type: ignore[misc]  # Flask-RESTX ships no types
 generate = Namespace("generate", description="Text and code from a prompt", path="/generate")
 classify = Namespace("classify", description="Categories for a text", path="/classify")
 
+# For the button of Swagger's page; where AUTH=open the tasks and reports need none.
+AUTHORIZATIONS = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Authorization",
+        "description": "`Bearer` and a key or token",
+    },
+}
 MODEL = f"^(?:{MODEL_NAME.pattern})$"
 
 
@@ -171,8 +183,14 @@ def build_v1() -> tuple[Blueprint, PlatformApi]:
     """The blueprint of version 1 and its Api, new for each app."""
     blueprint = Blueprint("api_v1", __name__, url_prefix="/api/v1")
     api = PlatformApi(
-        blueprint, version=VERSION, title="Enterprise LLM API Platform", doc=False, validate=False
+        blueprint,
+        version=VERSION,
+        title="Enterprise LLM API Platform",
+        doc=False,
+        validate=False,
+        authorizations=AUTHORIZATIONS,
+        security=list(AUTHORIZATIONS),
     )
-    for namespace in (generate, classify, feedback, reports):
+    for namespace in (generate, classify, feedback, reports, keys, users, auth):
         api.add_namespace(namespace)
     return blueprint, api

@@ -14,7 +14,8 @@ from api.embeddings import read_embed, render_vectors
 from api.house import services
 from api.replies import json_reply
 from api.sse import stream_answer
-from api.v1 import PlatformApi, documented
+from api.v1 import AUTHORIZATIONS, PlatformApi, documented
+from api.visit import current_visit
 from config import VERSION
 from errors import ModelNotListed
 from services import models_of
@@ -86,12 +87,17 @@ def _cards() -> dict[str, dict[str, Any]]:
     for link in services().chain.links:
         for model in models_of(link.provider):
             cards.setdefault(model, _card(model, link.name))
-    return cards
+    return {model: card for model, card in cards.items() if model == OWN_CHOICE or _is_allowed(card)}
 
 
 def _card(model: str, owner: str) -> dict[str, Any]:
     # When a model was made is not known here; clients want a number.
     return {"id": model, "object": "model", "created": 0, "owned_by": owner}
+
+
+def _is_allowed(card: dict[str, Any]) -> bool:
+    models = current_visit().identity.models
+    return not models or card["id"] in models or _full(card) in models
 
 
 def _full(card: dict[str, Any]) -> str:
@@ -107,6 +113,8 @@ def build_v2() -> tuple[Blueprint, PlatformApi]:
         title="Enterprise LLM API Platform, in OpenAI's wire format",
         doc=False,
         validate=False,
+        authorizations=AUTHORIZATIONS,
+        security=list(AUTHORIZATIONS),
     )
     for namespace in (chat, embeddings, models):
         api.add_namespace(namespace)

@@ -299,7 +299,7 @@ def _reply_from(
     """A reply of the first model that the provider still has."""
     max_tokens = terms.output_tokens(ask)
     gone: ModelGone | None = None
-    for model in provider.models(ask.model, ask.task is Task.EMBED):
+    for model in allowed_models(provider, ask):
         attempt = functools.partial(
             _attempt, provider, meter, Call(model, wording, max_tokens, 0.0, ask.grace)
         )
@@ -314,6 +314,12 @@ def _reply_from(
     if ask.model is not None:
         raise ModelUnknown(field="model") from gone
     raise gone or ModelGone()
+
+
+def allowed_models(provider: Provider, ask: Ask, named: str | None = None) -> list[str]:
+    """Of the models that the provider would try for an ask, those that the caller's key allows."""
+    tried = provider.models(named or ask.model, ask.task is Task.EMBED)
+    return [model for model in tried if ask.may_use(provider.name, model)]
 
 
 def _attempt(provider: Provider, meter: Meter, call: Call, seconds: float) -> Reply:

@@ -14,12 +14,13 @@ from errors import (
     InvalidInput,
     KeyRefused,
     ModelGone,
+    ModelNotAllowed,
     ModelUnknown,
     TurnedAway,
     UpstreamFault,
     UpstreamQuotaExhausted,
 )
-from providers.base import Meter, Reply, Terms, answer_from
+from providers.base import Meter, Reply, Terms, allowed_models, answer_from
 from providers.gate import GatedProvider
 from providers.retry import Guard
 from tasks import TOOLS, Ask
@@ -128,7 +129,12 @@ class Chain:
         able = tuple(link for link in links if ask.needs <= link.provider.offers)
         if not able:
             raise _refusal(ask.needs, links)
-        return able, model
+        if not ask.models:
+            return able, model
+        allowed = tuple(link for link in able if allowed_models(link.provider, ask, model))
+        if not allowed:
+            raise _not_allowed(ask)
+        return allowed, model
 
     def _route(self, requested: str | None) -> tuple[Sequence[Link], str | None]:
         """Who may answer, and the model's name as they know it. A model that was named has one provider."""
@@ -154,6 +160,11 @@ class Chain:
         return ModelUnknown(
             f"There is no such model here. Leave out `model`, or name one of these: {named}.", field="model"
         )
+
+
+def _not_allowed(ask: Ask) -> ModelNotAllowed:
+    step = "Name one of these" if ask.model is None else "Leave out `model`, or name one of these"
+    return ModelNotAllowed(f"Your key is not for this model. {step}: {', '.join(ask.models)}.", field="model")
 
 
 def _refusal(needs: Set[str], links: Sequence[Link]) -> InvalidInput:

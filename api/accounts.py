@@ -1,0 +1,216 @@
+"""Keys and users over HTTP: a developer manages their own keys, an administrator all of the organisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from flask import Response
+from flask_restx import Namespace, Resource, fields
+
+from api.account_bodies import MOST_PAGE_SIZE, PAGE_SIZE, read_fields, read_page, read_seconds
+from api.house import services
+from api.replies import json_reply
+from api.visit import current_visit
+from errors import InvalidInput
+from identity import PERIODS, Role, Scope
+from store.account_pages import keys_page, users_page
+from store.account_rows import Key, Thing, key_from, told, user_from
+from store.accounts import GRACE_SECONDS, MOST_GRACE_SECONDS
+
+View = TypeVar("View", bound=Callable[..., Response])
+
+keys = Namespace(
+    "keys", description="API keys: one's own, or with the scope `admin` all of the organisation", path="/keys"
+)
+users = Namespace("users", description="Users of the organisation; with the scope `admin`", path="/users")
+
+KEY_FIELDS = ("name", "role", "scopes", "expires", "rate_limit", "models", "budget")
+NEW_USER_FIELDS = ("name", "role", "password", "budget")
+USER_FIELDS = ("role", "active", "password", "budget")
+KEY_EXAMPLE, USER_EXAMPLE = '{"name": "reports"}', '{"name": "ada", "role": "developer"}'
+
+budget = keys.model(
+    "Budget",
+    {
+        "period": fields.String(required=True, enum=list(PERIODS), description="in which it may be spent"),
+        "limit_usd": fields.String(example="12.50", description="dollars, beyond which calls are refused"),
+        "soft_usd": fields.String(example="10", description="dollars, beyond which there are warnings"),
+    },
+    strict=True,
+)
+_key_fields = {
+    "role": fields.String(enum=[*Role], default=Role.DEVELOPER.value),
+    "scopes": fields.List(
+        fields.String(enum=[*Scope]), description="of those of the role; all of them if empty"
+    ),
+    "expires": fields.DateTime(description="when it ends, with an offset; null: never"),
+    "rate_limit": fields.String(
+        example="100 per minute", description="of all its POSTs together, in place of RATE_LIMIT"
+    ),
+    "models": fields.List(fields.String, description="the only ones that it may use; any if empty"),
+    "budget": fields.Nested(budget, allow_null=True),
+}
+new_key = keys.model(
+    "NewKey",
+    {
+        "name": fields.String(required=True, min_length=1, max_length=100, example="reports"),
+        **_key_fields,
+        "user_id": fields.String(description="whose key it is: you, unless an administrator says otherwise"),
+    },
+    strict=True,
+)
+changed_key = keys.model(
+    "ChangedKey", {"name": fields.String(min_length=1, max_length=100), **_key_fields}, strict=True
+)
+rotation = keys.model(
+    "Rotation",
+    {
+        "grace_seconds": fields.Float(
+            default=GRACE_SECONDS,
+            min=0,
+            max=MOST_GRACE_SECONDS,
+            description="how long the old secret stays good",
+        )
+    },
+    strict=True,
+)
+_user_fields = {
+    "role": fields.String(enum=[*Role]),
+    "password": fields.String(
+        description="at least 12 characters; empty: they have keys, and do not sign in"
+    ),
+    "budget": fields.Nested(budget, allow_null=True),
+}
+new_user = users.model(
+    "NewUser",
+    {"name": fields.String(required=True, min_length=1, max_length=100), **_user_fields},
+    strict=True,
+)
+changed_user = users.model(
+    "ChangedUser",
+    {**_user_fields, "active": fields.Boolean(description="false: neither they nor their keys are served")},
+    strict=True,
+)
+PAGING = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": MOST_PAGE_SIZE, "default": PAGE_SIZE},
+    "after": {"type": "string", "description": "the `next` of the page before"},
+}
+REFUSALS = {
+    400: "a field is not as it must be",
+    401: "no valid key",
+    403: "more than the caller may",
+    404: "nothing of that id in this organisation",
+    409: "the name is taken, or the key was revoked",
+    413: "the body is too large",
+    415: "the body is not JSON",
+    429: "too many requests",
+    503: "the database is away",
+}
+
+
+def documented(space: Namespace, body: Any = None, **more: Any) -> Callable[[View], View]:
+    """Swagger's view of a route; what is checked stands in api/account_bodies and account_rules."""
+
+    def decorate(view: View) -> View:
+        space.doc(responses=REFUSALS, **more)(view)
+        if body is not None:
+            space.expect(body)(view)
+        return view
+
+    return decorate
+
+
+@keys.route("")
+class Keys(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
+    @documented(keys, params=PAGING)
+    def get(self) -> Response:
+        """List the keys that you may see, without their secrets, in the order in which they were made."""
+        found, following = keys_page(services().database, current_visit().identity, *read_page())
+        return _page("keys", [key_from(row) for row in found], following)
+
+    @documented(keys, new_key)
+    def post(self) -> Response:
+        """Make a key. Its text is in this one reply only; it can have nothing that you lack."""
+        body = read_fields((*KEY_FIELDS, "user_id"), ("name",), KEY_EXAMPLE)
+        name, role, owner = body.pop("name"), body.pop("role", Role.DEVELOPER), _owner(body)
+        made = services().accounts.create_key(name, role, current_visit().identity, user_id=owner, **body)
+        return _with_secret(*made, 201)
+
+
+@keys.route("/<string:key_id>")
+class OneKey(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
+    @documented(keys)
+    def get(self, key_id: str) -> Response:
+        """Show a key without its secret."""
+        return json_reply(told(services().accounts.reach(key_id, current_visit().identity)))
+
+    @documented(keys, changed_key)
+    def patch(self, key_id: str) -> Response:
+        """Change a key. Without the scope admin: its name, and fewer scopes."""
+        body = read_fields(KEY_FIELDS, example=KEY_EXAMPLE)
+        return json_reply(told(services().accounts.change_key(key_id, current_visit().identity, **body)))
+
+    @documented(keys)
+    def delete(self, key_id: str) -> Response:
+        """Revoke a key: nobody is served with it any more, within a second in every process."""
+        return json_reply(told(services().accounts.revoke_key(key_id, current_visit().identity)))
+
+
+@keys.route("/<string:key_id>/rotate")
+class RotatedKey(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
+    @documented(keys, rotation)
+    def post(self, key_id: str) -> Response:
+        """Give a key a new secret, shown in this one reply only. The old one stays good for a grace period."""
+        grace = read_seconds(read_fields(("grace_seconds",)), "grace_seconds", GRACE_SECONDS)
+        made = services().accounts.rotate_key(key_id, current_visit().identity, grace_seconds=grace)
+        return _with_secret(*made, 200)
+
+
+@users.route("")
+class Users(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
+    @documented(users, params=PAGING)
+    def get(self) -> Response:
+        """List the users of the organisation, in the order in which they were made."""
+        found, following = users_page(services().database, current_visit().identity, *read_page())
+        return _page("users", [user_from(row) for row in found], following)
+
+    @documented(users, new_user)
+    def post(self) -> Response:
+        """Make a user. Without a password they cannot sign in."""
+        body = read_fields(NEW_USER_FIELDS, ("name", "role"), USER_EXAMPLE)
+        name, role = body.pop("name"), body.pop("role")
+        made = services().accounts.create_user(name, role, current_visit().identity, **body)
+        return json_reply(told(made), 201)
+
+
+@users.route("/<string:user_id>")
+class OneUser(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
+    @documented(users, changed_user)
+    def patch(self, user_id: str) -> Response:
+        """Change a user. A new password ends their sessions."""
+        body = read_fields(USER_FIELDS, example='{"role": "viewer"}')
+        return json_reply(told(services().accounts.change_user(user_id, current_visit().identity, **body)))
+
+    @documented(users)
+    def delete(self, user_id: str) -> Response:
+        """Lock a user out, and their keys with them. Their rows stay in the ledger; `active: true` lets them in again."""
+        gone = services().accounts.change_user(user_id, current_visit().identity, active=False)
+        return json_reply(told(gone))
+
+
+def _owner(body: dict[str, Any]) -> str | None:
+    """Whose key is to be made; None for the caller's own."""
+    owner = body.pop("user_id", None)
+    if owner is not None and not isinstance(owner, str):
+        raise InvalidInput("`user_id` must be the id of a user, as a string.", field="user_id")
+    return owner
+
+
+def _with_secret(key: Key, text: str, status: int) -> Response:
+    return json_reply(told(key) | {"key": text}, status)
+
+
+def _page(name: str, things: Sequence[Thing], following: str) -> Response:
+    page: Mapping[str, Any] = {name: [told(thing) for thing in things], "next": following or None}
+    return json_reply(dict(page))
