@@ -104,6 +104,10 @@ class Authenticator:
             return known.identity
         return self._look_up(credential, digest, known, address)
 
+    def warm(self) -> None:
+        """Load what the first token would otherwise wait for."""
+        import jwt  # noqa: F401
+
     def sign_in(self, name: str, password: str, address: str) -> Tokens:
         """Raises Unauthorized, LockedOut, LedgerUnavailable, Overloaded."""
         return self._sign_ins.sign_in(name, password, address)

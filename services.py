@@ -95,6 +95,7 @@ class Services:
         """Load what the first caller would otherwise wait for."""
         self.prices.warm()
         self.chain.warm()
+        self.auth.warm()
 
     def close(self) -> None:
         """What is still under way is cut off: whoever stops the house waits for it before."""
@@ -135,7 +136,7 @@ def build_services(
         estimate=counter.count_tokens,
     )
     logger = _logger(settings, writer)
-    database = Patient(_database_url(settings), lambda: ledger.reader)
+    database = Patient(_database_url(settings), ledger.check_database)
     accounts = build_accounts(settings, database, logger.log_security_event)
     auth = build_auth(settings, database, accounts, logger.log_security_event, later=_in_background)
     services = Services(

@@ -6,7 +6,7 @@ import argparse
 
 import account_rules
 from errors import InvalidInput
-from identity import PERIODS, Budget, Role, Scope
+from identity import MONTH, PERIODS, Budget, Role, Scope
 from store.accounts import FIRST_ORGANISATION
 
 LONGEST_DAYS, LONGEST_GRACE_HOURS = 3650, 168
@@ -75,15 +75,15 @@ def _organisation_option(command: Command) -> None:
 def _budget_options(command: Command) -> None:
     command.add_argument("--budget-usd", type=_dollars, help="dollars, beyond which calls are refused")
     command.add_argument("--soft-usd", type=_dollars, help="dollars, beyond which there are warnings")
-    command.add_argument(
-        "--budget-period", choices=PERIODS, default="month", help="in which they may be spent (month)"
-    )
+    command.add_argument("--budget-period", choices=PERIODS, help="in which they may be spent (month)")
 
 
-def budget_of(chosen: argparse.Namespace) -> Budget | None:
+def budget_of(chosen: argparse.Namespace, before: Budget | None = None) -> Budget | None:
+    """The budget of the arguments; its period stays as it was before, unless another is named."""
     if chosen.budget_usd is None and chosen.soft_usd is None:
         return None
-    return Budget("", chosen.budget_period, chosen.budget_usd, chosen.soft_usd)
+    period = chosen.budget_period or (before.period if before else MONTH)
+    return Budget("", period, chosen.budget_usd, chosen.soft_usd)
 
 
 def _names(text: str) -> list[str]:

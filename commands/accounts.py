@@ -138,22 +138,24 @@ def revoke_key(accounts: Accounts, chosen: argparse.Namespace) -> int:
 
 def set_budget(accounts: Accounts, chosen: argparse.Namespace) -> int:
     kind, _, name = chosen.owner.partition(":")
-    allowed = None if chosen.none else options.budget_of(chosen)
+    owner, change = _owner(accounts, kind, name)
+    allowed = None if chosen.none else options.budget_of(chosen, owner.budget)
     if allowed is None and not chosen.none:
         raise Refused("Say what may be spent with --budget-usd or --soft-usd, or --none.")
-    changed: Thing
+    changed = change(owner.id, OPERATOR, budget=allowed)
+    money = _money(told(changed)) or "none"
+    return _told(chosen, told(changed), f"The budget of {kind} {changed.name} is {money}.")
+
+
+def _owner(accounts: Accounts, kind: str, name: str) -> tuple[Thing, Callable[..., Thing]]:
+    """Whose budget it is, and how it is changed."""
     if kind == "key":
-        changed = accounts.change_key(name, OPERATOR, budget=allowed)
-    elif kind == "user":
-        changed = accounts.change_user(accounts.user_named(name).id, OPERATOR, budget=allowed)
-    elif kind == "organisation":
-        home = _named(accounts.organisations(), name)
-        changed = accounts.change_organisation(home.id, OPERATOR, budget=allowed)
-    else:
-        raise Refused("Whose budget? Write key:ID, user:NAME or organisation:NAME.")
-    return _told(
-        chosen, told(changed), f"The budget of {kind} {changed.name} is {_money(told(changed)) or 'none'}."
-    )
+        return accounts.key(name), accounts.change_key
+    if kind == "user":
+        return accounts.user_named(name), accounts.change_user
+    if kind == "organisation":
+        return _named(accounts.organisations(), name), accounts.change_organisation
+    raise Refused("Whose budget? Write key:ID, user:NAME or organisation:NAME.")
 
 
 def list_keys(accounts: Accounts, chosen: argparse.Namespace) -> int:

@@ -375,6 +375,13 @@ class Ledger:
         # Of PostgreSQL the reader's, which connects anew each time: one that has frozen is noticed in time.
         return reader if self._remote else self._engine
 
+    def check_database(self) -> None:
+        """Raises LedgerUnavailable where the database is known to be away, or cannot be made ready."""
+        if self._spooling:
+            raise LedgerUnavailable()
+        if not self._ready:
+            self._ensure_tables()
+
     def _ensure_tables(self) -> None:
         with self._committing:
             try:

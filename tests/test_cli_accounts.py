@@ -135,9 +135,14 @@ def test_users_have_roles_budgets_and_keys_of_their_own(desk):
     key = desk.json("create-key", "--name", "k", "--role", "developer", "--user", "ADA")
     assert (key["user_id"], key["organisation"]) == (user["id"], user["organisation"])
     desk.run("set-budget", "user:ada", "--budget-usd", "7", "--budget-period", "total")
+    desk.run("set-budget", "user:ada", "--budget-usd", "8")
     desk.run("set-budget", f"key:{key['id']}", "--soft-usd", "1")
     desk.run("set-budget", "organisation:Acme", "--none")
-    assert desk.json("list-users")[0]["budget"]["limit_usd"] == "7.000000000"
+    assert desk.json("list-users")[0]["budget"] == {
+        "period": "total",
+        "limit_usd": "8.000000000",
+        "soft_usd": None,
+    }
     assert desk.json("list-keys")[0]["budget"] == {
         "period": "month",
         "limit_usd": None,
@@ -186,7 +191,7 @@ def test_users_have_roles_budgets_and_keys_of_their_own(desk):
         (["revoke-key", "0" * 12], 1, "nothing of that name"),
         (["rotate-key", "x", "--grace-hours", "169"], 2, "a whole number from 0 to 168"),
         (["set-budget", "me", "--budget-usd", "1"], 1, "key:ID"),
-        (["set-budget", "key:x"], 1, "--budget-usd"),
+        (["set-budget", "key:x"], 1, "nothing of that name"),
         (["change-user", "x"], 1, "Say what to change"),
     ],
 )

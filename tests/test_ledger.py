@@ -337,6 +337,15 @@ def test_what_is_refused_leaves_no_row_and_no_debt(small):
     assert_sums_agree(small)
 
 
+def test_while_rows_are_spooled_nobody_else_waits_for_the_database(tmp_path):
+    away = Ledger(make_url("postgresql+psycopg://a@127.0.0.1:1/b"), str(tmp_path), lease_seconds=30.0)
+    away.close(record("one"))
+    assert away.state == "degraded"
+    with pytest.raises(LedgerUnavailable):
+        away.check_database()
+    away.stop()
+
+
 def test_a_ledger_of_a_newer_version_is_refused_in_words(small, tmp_path):
     small.stop()
     with sqlite3.connect(tmp_path / "ledger.db") as connection:

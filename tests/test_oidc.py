@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -44,7 +45,8 @@ class KeyServer:
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("Location", f"{outer.url}/elsewhere")
                 self.end_headers()
-                self.wfile.write(body)
+                with suppress(OSError):  # whoever asked may have stopped reading
+                    self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
                 pass

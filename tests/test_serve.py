@@ -314,6 +314,7 @@ def test_exposure_is_checked_by_address():
     for host in ("127.0.0.1", "localhost", "::1"):
         check_exposure(Settings(host=host))
     check_exposure(Settings(host="10.0.0.1", allow_anonymous=True))
+    check_exposure(Settings(host="10.0.0.1", auth="required"))
 
 
 def test_an_address_of_ipv6_stands_in_brackets_in_the_banner():
