@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -76,12 +77,15 @@ class Patient:
         connection = self._engine.connect()
         if self._sqlite:
             return connection
+        begun = time.monotonic()
         try:
             with self._in_time(connection):
                 connection.exec_driver_sql("SELECT 1")
                 connection.rollback()
         except DBAPIError:
             connection.close()
+            if time.monotonic() - begun >= self._patience:
+                raise  # it has frozen, and so would the next
             return self._engine.connect()
         return connection
 
