@@ -146,13 +146,17 @@ def _rates(name: str, raw: str) -> str:
 
 
 def _base_url(name: str, raw: str) -> str:
+    return _address(name, raw).rstrip("/")
+
+
+def _address(name: str, raw: str) -> str:
     try:
         parts = urlsplit(raw)
         fine = bool(parts.hostname) and parts.username is None and (parts.port is None or parts.port > 0)
     except ValueError:
         fine = False
     if fine and parts.scheme in ("https", "http"):
-        return raw.rstrip("/")
+        return raw
     raise ConfigError(f"{name} must be an https:// address, or http:// where the server is this machine.")
 
 
@@ -246,6 +250,8 @@ class Settings:
     rate_limit_max_keys: int = setting(100_000, _whole(10, 10_000_000))
     prices_file: str = setting("")
     tiktoken_cache_dir: str = setting(".tiktoken")
+    budget_webhook_url: str = setting("", _address, secret=True)
+    budget_webhook_secret: str = setting("", _secret, secret=True)
 
     data_dir: str = setting("data")
     database_url: str = setting("", _database_url, secret=True)
@@ -302,7 +308,12 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """Values that must never appear in any output."""
         keys = (self.google_api_key, self.openai_api_key, self.anthropic_api_key)
-        own = (self.api_key_pepper, *self.jwt_secret_key, self.admin_bootstrap_token)
+        own = (
+            self.api_key_pepper,
+            *self.jwt_secret_key,
+            self.admin_bootstrap_token,
+            self.budget_webhook_secret,
+        )
         return tuple(filter(None, (*keys, *own, self.database_password)))
 
 
@@ -337,6 +348,7 @@ def _checked(settings: Settings) -> Settings:
         )
     _check_addresses(settings)
     _check_accounts(settings)
+    _check_webhook(settings)
     if settings.mode != replace(settings, llm_providers=PROVIDERS).mode:
         raise ConfigError("LLM_PROVIDERS names no provider whose key is set. Add one, or leave it empty.")
     return settings
@@ -376,6 +388,13 @@ def _check_addresses(settings: Settings) -> None:
             raise ConfigError(
                 f"{name}_BASE_URL needs {key}_API_KEY beside it; any value will do for a test server."
             )
+
+
+def _check_webhook(settings: Settings) -> None:
+    if not _is_private(settings.budget_webhook_url):
+        raise ConfigError("BUDGET_WEBHOOK_URL must be an https:// address, or http:// on this machine.")
+    if bool(settings.budget_webhook_url) != bool(settings.budget_webhook_secret):
+        raise ConfigError("BUDGET_WEBHOOK_URL and BUDGET_WEBHOOK_SECRET are set together, or neither.")
 
 
 def _is_private(address: str) -> bool:

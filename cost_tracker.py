@@ -21,6 +21,7 @@ from tokenizer import load_encoding
 from usage_sums import Sum, dollars_of, usage_stats
 
 if TYPE_CHECKING:
+    from identity import Budget
     from store.rows import Row
 
 MAX_RECORDS = 10_000
@@ -114,8 +115,10 @@ class CostRecord:
     duration_ms: float = 0.0
     # Of a classification, what feedback is judged by; for the ledger alone.
     classified: str | None = None
-    # The ledger's open row of this request, where it has one.
+    # The ledger's open row of this request, where it has one; the caller's budgets, and what is left of them.
     opened: Row | None = None
+    budgets: tuple[Budget, ...] = ()
+    left_nano: int | None = None
 
 
 def _nothing(_: CostRecord) -> None:
@@ -294,7 +297,8 @@ def digest(text: str) -> str:
     return f"[{len(text)} characters, sha256 {mark}]"
 
 
-_LOGGED = tuple(name for name in CostRecord.__slots__ if name not in ("opened", "charges", "classified"))
+_UNTOLD = ("opened", "charges", "classified", "budgets", "left_nano")
+_LOGGED = tuple(name for name in CostRecord.__slots__ if name not in _UNTOLD)
 
 
 def _told(record: CostRecord) -> dict[str, Any]:

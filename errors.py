@@ -25,6 +25,7 @@ class PlatformError(Exception):
         self.attempts = 0
         self.bill: Bill | None = None
         self.overall_nano = 0
+        self.left_nano: int | None = None
 
 
 class InvalidInput(PlatformError):
@@ -140,13 +141,14 @@ class Conflict(PlatformError):
 
 
 class BudgetExceeded(PlatformError):
-    """A call does not fit into what is left. busy: it would, if calls that are in flight were not to cost their most."""
+    """A call does not fit into what is left. busy: it would, if calls in flight turned out to cost nothing. scope: the
+    budget that refuses it."""
 
     status, code = 402, "budget_exceeded"
     sentence = "This does not fit into what is left of the budget. Ask your administrator to raise it, or wait for its next period."
 
     def __init__(self, sentence: str | None = None, *, busy: bool = False, scope: str = "") -> None:
-        super().__init__(sentence, retry_after=1 if busy else None)
+        super().__init__(sentence)
         self.busy, self.scope = busy, scope
 
 

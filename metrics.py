@@ -34,6 +34,10 @@ class Metrics(Protocol):
 
     def shed(self) -> None: ...
 
+    def budget_refused(self, reason: str) -> None: ...
+
+    def soft_limit_reached(self, period: str) -> None: ...
+
     def expose(self) -> bytes: ...
 
     def read_from(self, readings: Callable[[], Iterable[Metric]]) -> None: ...
@@ -53,6 +57,10 @@ class NullMetrics:
     def limited(self, route: str) -> None: ...
 
     def shed(self) -> None: ...
+
+    def budget_refused(self, reason: str) -> None: ...
+
+    def soft_limit_reached(self, period: str) -> None: ...
 
     def expose(self) -> bytes:
         return b""
@@ -100,6 +108,10 @@ class PrometheusMetrics:
         self._limited = count("llm_rate_limited_total", "Requests refused by a limit.", ["route"])
         self._errors = count("llm_metric_errors_total", "Metrics that could not be taken.")
         self._shed = count("llm_shed_total", "Requests refused because the platform was full.")
+        self._refused = count("llm_budget_refusals_total", "Asks that a budget refused.", ["reason"])
+        self._soft = count(
+            "llm_budget_soft_limits_total", "Soft limits of budgets that were reached.", ["period"]
+        )
         Info("llm_build", "The running version.", registry=self._registry).info(
             {"version": version, "mode": mode}
         )
@@ -147,6 +159,13 @@ class PrometheusMetrics:
 
     def shed(self) -> None:
         self._shed.inc()
+
+    def budget_refused(self, reason: str) -> None:
+        _child(self._refused, reason).inc()
+
+    @_harmless
+    def soft_limit_reached(self, period: str) -> None:
+        _child(self._soft, period).inc()
 
     def expose(self) -> bytes:
         from prometheus_client import generate_latest

@@ -14,10 +14,18 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
 
+from bounds import most_nano
 from chats import ToolCall
 from code_facts import CodeFacts
 from cost_tracker import CostTracker
-from errors import CallerLeft, DeadlineExceeded, LedgerUnavailable, PlatformError
+from errors import (
+    BudgetExceeded,
+    CallerLeft,
+    DeadlineExceeded,
+    LedgerUnavailable,
+    PlatformError,
+    Unpriced,
+)
 from lru_cache import ResponseCache, response_key
 from metrics import Metrics
 from prices import Cost, PriceBook
@@ -29,7 +37,7 @@ from store.feedback import classified
 from store.ledger import Ledger
 from store.rows import Row
 from taps import Announced, Tap, Unfenced
-from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Charge, Task, Usage, Wording
+from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Charge, Task, Usage
 
 HIT, MISS, COALESCED, BYPASS, FAILED = "hit", "miss", "coalesced", "bypass", "failed"
 MEMO_SIZE = 1024
@@ -37,8 +45,6 @@ MEMO_SIZE = 1024
 NOON = clock_time(12, tzinfo=UTC)
 # A remembered answer takes its text and about this much beside it.
 KEPT_OVERHEAD_BYTES = 700
-# What providers put around each message of a prompt (roles, separators), and around tools.
-WRAPPING_TOKENS, TOOLS_TOKENS = 16, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,11 @@ class Trip:
     opened: Row | None = None
     recorded: bool = False
 
+    @property
+    def day(self) -> date:
+        """The one whose prices hold for it: a bill must not exceed what was reserved because midnight has passed."""
+        return datetime.fromtimestamp(self.at, UTC).date()
+
 
 class Pipeline:
     """Takes an Ask, gives an Answer; every ask leaves exactly one record, whatever happens to it."""
@@ -113,7 +124,7 @@ class Pipeline:
         A tap is told the answer as a provider writes it; one that is there already, or that another ask waits for,
         is only returned.
         """
-        meter = Meter(self._estimate, self._bound)
+        meter = Meter(self._estimate)
         trip = Trip(ask, self._key(ask), meter, self._timer(), self._clock(), prompt_hash(ask.text), tap)
         try:
             return self._answer_or_fail(trip)
@@ -121,18 +132,18 @@ class Pipeline:
             failure.attempts = trip.meter.attempts
             self._close_unwritten(trip, failure.status)
             if trip.meter.charges:
-                failure.bill = self._bill(trip.meter)
+                failure.bill = self._bill(trip)
                 failure.overall_nano = self._ledger.overall_nano(ask.tenant)
             raise
         finally:
             if not trip.recorded:  # a bug of ours must not lose what was spent
-                self._record(trip, "", self._bill(trip.meter), MISS, status=500)
+                self._record(trip, "", self._bill(trip), MISS, status=500)
 
     def _close_unwritten(self, trip: Trip, status: int) -> None:
         """A row that was opened gets its bill even where a further call could not be covered: the ledger owes it."""
         if trip.opened is not None and not trip.recorded:
             with suppress(LedgerUnavailable):
-                self._record(trip, "", self._bill(trip.meter), MISS, status=status)
+                self._record(trip, "", self._bill(trip), MISS, status=status)
         trip.recorded = True
 
     def _answer_or_fail(self, trip: Trip) -> Answer:
@@ -160,7 +171,7 @@ class Pipeline:
         except FlightTimeout:
             raise DeadlineExceeded() from None
         except SharedFailure as shared:
-            if isinstance(shared.cause, CallerLeft):  # that was another caller: this one is still there
+            if _is_another_callers(shared.cause, trip.ask):
                 return self._share(trip)
             raise _as_ones_own(shared) from None
         kept, answer = landing.value
@@ -177,12 +188,13 @@ class Pipeline:
         reply = self._reply(trip, status)
         shown = self._tracker.shown(reply.text)  # once: hits are many
         kept = _kept(reply, trip.meter, shown, classified(trip.ask, reply.text))
-        answer = self._record(trip, reply.text, self._bill(trip.meter, reply.model), status, kept=kept)
+        answer = self._record(trip, reply.text, self._bill(trip, reply.model), status, kept=kept)
         if kept.whole and trip.ask.writes_cache:
             self._cache.put(trip.key, kept)
         return kept, answer
 
     def _reply(self, trip: Trip, status: str) -> Reply:
+        trip.meter.bound = functools.partial(self._bound, trip.day)
         trip.meter.cover = functools.partial(self._cover, trip)
         trip.meter.tap = _tap_of(trip, status)
         try:
@@ -194,7 +206,7 @@ class Pipeline:
 
     def _free(self, trip: Trip, kept: Kept, status: str) -> Answer:
         """An answer that cost nothing; it saved what its calls would cost at today's prices."""
-        bill = self._free_bill(kept.provider, kept.model, kept.charges, self._today())
+        bill = self._free_bill(kept.provider, kept.model, kept.charges, trip.day)
         return self._record(trip, kept.text, bill, status, kept=kept)
 
     def _price_free(self, provider: str, model: str, charges: tuple[Billed, ...], today: date) -> Bill:
@@ -207,8 +219,9 @@ class Pipeline:
             charges=_charges(charges, priced),
         )
 
-    def _bill(self, meter: Meter, model: str = "") -> Bill:
-        priced = self._price(meter.charges, self._today())
+    def _bill(self, trip: Trip, model: str = "") -> Bill:
+        meter = trip.meter
+        priced = self._price(meter.charges, trip.day)
         last = meter.charges[-1].model if meter.charges else ""
         return Bill(
             usage=_sum(meter.charges),
@@ -227,11 +240,10 @@ class Pipeline:
         noon = datetime.combine(today, NOON)
         return [self._prices.cost(call.provider, call.model, call.usage, noon) for call in charges]
 
-    def _bound(self, provider: str, call: Call) -> int | None:
-        """What a call costs at most: no token is shorter than a byte, and its output is capped."""
-        most = Billed(provider, call.model, Usage(_most_given(call.wording), call.max_tokens))
-        cost = self._price([most], self._today())[0]
-        return None if cost is None else cost.total_nano
+    def _bound(self, day: date, provider: str, call: Call) -> int | None:
+        """What a call costs at most; None where its model has no price."""
+        sheet = self._prices.sheet(provider, call.model, datetime.combine(day, NOON))
+        return most_nano(sheet, call.wording, call.max_tokens) if sheet else None
 
     def _cover(self, trip: Trip, provider: str, call: Call, reserved_nano: int | None) -> None:
         """The row is opened before the first call, and holds more before a call that may add to its cost."""
@@ -239,10 +251,7 @@ class Pipeline:
             asked = provider, call.model
             trip.opened = self._ledger.open(trip.ask, reserved_nano, trip.prompt_hash, trip.at, asked)
         else:
-            self._ledger.extend(trip.opened, reserved_nano, trip.ask.deadline)
-
-    def _today(self) -> date:
-        return datetime.fromtimestamp(self._clock(), UTC).date()
+            self._ledger.extend(trip.opened, reserved_nano, trip.ask)
 
     def _record(
         self,
@@ -278,11 +287,14 @@ class Pipeline:
             cache_status=cache_status,
             status=status,
             opened=trip.opened,
+            budgets=ask.budgets,
             duration_ms=round((self._timer() - trip.started) * 1000, 3),
         )
         self._metrics.answered(cache_status if status == 200 else FAILED, bill)
-        told = (kept.ignored, kept.whole, kept.calls) if kept else ()
-        return Answer(text, bill, cache_status, record.overall_nanodollars, *told)
+        overall, left = record.overall_nanodollars, record.left_nano
+        if kept is None:
+            return Answer(text, bill, cache_status, overall, left_nano=left)
+        return Answer(text, bill, cache_status, overall, kept.ignored, kept.whole, kept.calls, left)
 
     def _fail(self, trip: Trip, failure: PlatformError) -> None:
         """Record a failed ask; what its upstream calls were billed goes out with the error."""
@@ -290,7 +302,8 @@ class Pipeline:
             return
         status = MISS if trip.ask.reads_cache else BYPASS
         failure.attempts = trip.meter.attempts
-        answer = self._record(trip, "", self._bill(trip.meter), status, status=failure.status)
+        answer = self._record(trip, "", self._bill(trip), status, status=failure.status)
+        failure.left_nano = answer.left_nano
         if trip.meter.charges:
             failure.bill, failure.overall_nano = answer.bill, answer.overall_nano
 
@@ -347,13 +360,6 @@ def _sum(charges: Sequence[Billed]) -> Usage:
     return sum((call.usage for call in charges), NO_USAGE)
 
 
-def _most_given(wording: Wording) -> int:
-    """Input tokens at most: none is shorter than a byte."""
-    around = WRAPPING_TOKENS * (len(wording.chat.turns) + 1 if wording.chat else 1 + len(wording.inputs))
-    tools = TOOLS_TOKENS if wording.chat and wording.chat.tools else 0
-    return len(wording.sent.encode()) + around + tools
-
-
 def _added(priced: Sequence[Cost | None], part: str) -> int | None:
     """What the calls cost together; None if the price of one of them is unknown."""
     return None if None in priced else sum(getattr(cost, part) for cost in priced)
@@ -369,6 +375,13 @@ def _charges(calls: Sequence[Billed], priced: Sequence[Cost | None]) -> tuple[Ch
 def prompt_hash(text: str) -> str:
     """The mark by which equal prompts are known in the ledger: half of their SHA-256, in hex."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _is_another_callers(failure: Exception, ask: Ask) -> bool:
+    """Whether a flight ended because of its leader: who hung up, or could not pay. Whoever else wants it may go on."""
+    if isinstance(failure, BudgetExceeded):
+        return failure.scope not in [budget.scope for budget in ask.budgets]
+    return isinstance(failure, CallerLeft) or (isinstance(failure, Unpriced) and not ask.budgets)
 
 
 def _as_ones_own(shared: SharedFailure) -> Exception:

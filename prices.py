@@ -119,10 +119,13 @@ class PriceBook:
 
         `usage` is of a single call: a sum of calls could climb a step that no call of them climbed.
         """
+        sheet = self.sheet(provider, served_model, at)
+        return sheet.cost(usage) if sheet else None
+
+    def sheet(self, provider: str, model: str, at: datetime) -> Sheet | None:
         if at.tzinfo is None:
             raise ValueError("the price book needs a moment with a time zone: pass an aware datetime")
-        sheet = self._sheet(provider, served_model, at.astimezone(UTC).date())
-        return sheet.cost(usage) if sheet else None
+        return self._sheet(provider, model, at.astimezone(UTC).date())
 
     def warm(self) -> None:
         """Import the package, 0.3 s, so that the first caller does not wait for it."""

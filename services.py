@@ -30,12 +30,14 @@ from providers.retry import Guard, RetryPolicy
 from providers.sandbox import SandboxProvider
 from security.redaction import make_redactor
 from single_flight import SingleFlight
+from soft_limits import SoftLimits
 from store.accounts import Accounts
 from store.db import ledger_url
 from store.ledger import Ledger
 from store.patient import Patient
 from streams import Roads
 from tasks import EMBEDDINGS
+from webhook import Events, NoEvents, Webhook, http_post
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -78,6 +80,8 @@ class Services:
     database: Patient
     accounts: Accounts
     auth: Authenticator
+    soft_limits: SoftLimits
+    events: Events
     load: Load = field(default_factory=Load)
 
     def checks(self) -> dict[str, str]:
@@ -101,6 +105,7 @@ class Services:
         """What is still under way is cut off: whoever stops the house waits for it before."""
         self.ledger.stop()
         self.database.close()
+        self.events.close()
         self.logger.close()
         self.writer.close()
 
@@ -121,7 +126,9 @@ def build_services(
     chain = _chain(settings, providers, gate, metrics)
     counter = TokenCounter(settings.tiktoken_cache_dir)
     prices = price_book(settings.prices_file)
-    ledger = _ledger(settings)
+    logger, events = _logger(settings, writer), _events(settings)
+    soft_limits = SoftLimits(logger.log_security_event, metrics.soft_limit_reached, events)
+    ledger = _ledger(settings, soft_limits)
     tracker = _tracker(settings, writer, counter, ledger)
     pipeline = Pipeline(
         chain=chain,
@@ -135,7 +142,6 @@ def build_services(
         metrics=metrics,
         estimate=counter.count_tokens,
     )
-    logger = _logger(settings, writer)
     database = Patient(_database_url(settings), ledger.check_database)
     accounts = build_accounts(settings, database, logger.log_security_event)
     auth = build_auth(settings, database, accounts, logger.log_security_event, later=_in_background)
@@ -157,6 +163,8 @@ def build_services(
         database,
         accounts,
         auth,
+        soft_limits,
+        events,
     )
     metrics.read_from(functools.partial(_readings, services))
     return services
@@ -200,6 +208,13 @@ def _chain(settings: Settings, providers: Sequence[Provider], gate: Gate, metric
     return Chain(links, catch_all="openai" if settings.openai_base_url else "")
 
 
+def waiting_seats(threads: int) -> tuple[int, int]:
+    """How many asks may wait for what calls in flight hold of their budgets: half of those in the air, and a quarter for
+    the asks of one budget."""
+    asks = asks_in_air(threads)
+    return max(1, asks // 2), max(1, asks // 4)
+
+
 def _database_url(settings: Settings) -> URL:
     try:
         return ledger_url(settings.database_url, settings.data_dir)
@@ -207,10 +222,23 @@ def _database_url(settings: Settings) -> URL:
         raise ConfigError(f"DATABASE_URL {wrong}.") from None
 
 
-def _ledger(settings: Settings) -> Ledger:
+def _ledger(settings: Settings, soft_limits: SoftLimits) -> Ledger:
     url = _database_url(settings)
     keeps = settings.prompt_log != "off"
-    return Ledger(url, settings.data_dir, lease_seconds=settings.llm_timeout_seconds, keeps_texts=keeps)
+    return Ledger(
+        url,
+        settings.data_dir,
+        lease_seconds=settings.llm_timeout_seconds,
+        keeps_texts=keeps,
+        seats=waiting_seats(settings.threads),
+        on_soft_limit=soft_limits.reached,
+    )
+
+
+def _events(settings: Settings) -> Events:
+    if not settings.budget_webhook_url:
+        return NoEvents()
+    return Webhook(settings.budget_webhook_secret, http_post(settings.budget_webhook_url))
 
 
 def _tracker(settings: Settings, writer: LogWriter, counter: TokenCounter, ledger: Ledger) -> CostTracker:
@@ -255,6 +283,11 @@ def _readings(services: Services) -> Iterable[Metric]:
             services.ledger.keeper_errors,
         ),
         "llm_ledger_given_up": ("Open rows of dead processes that became unknown.", services.ledger.given_up),
+        "llm_budget_events_dropped": (
+            "Events that found no place in the webhook's queue.",
+            services.events.dropped,
+        ),
+        "llm_budget_events_failed": ("Events that the webhook did not take.", services.events.failed),
         "llm_log_lines_dropped": ("Log lines lost because the queue was full.", services.writer.dropped),
         "llm_log_write_errors": ("Failed writes to log files.", services.writer.errors),
     }
@@ -264,6 +297,10 @@ def _readings(services: Services) -> Iterable[Metric]:
         "llm_asks_in_air": ("Asks that lead, follow or wait for a provider call.", services.gate.in_air),
         "llm_flights_in_air": ("Provider calls that others may join.", services.flights.in_air()),
         "llm_streams_in_air": ("Answers being made for streams, read or not.", services.roads.under_way()),
+        "llm_budget_waiting": (
+            "Asks that wait for what calls in flight hold of their budgets.",
+            services.ledger.waiting,
+        ),
         "llm_ledger_degraded": ("1 while rows go to the spool or nowhere.", services.ledger.state != "ok"),
         "llm_limiter_keys": ("Callers that the limiter counts.", limits["size"]),
         "llm_server_queue": ("Requests that wait for a thread.", services.load.queue_length()),

@@ -212,6 +212,8 @@ class Answer:
     # False where the output limit cut the text.
     whole: bool = True
     calls: tuple[ToolCall, ...] = ()
+    # What is left under the caller's tightest budget, in nano-dollars; None without one, or where it cannot be told.
+    left_nano: int | None = None
 
     @property
     def cached(self) -> bool:

@@ -9,7 +9,15 @@ from api.limiting import RateLimited, counted_as
 from api.replies import render_bug, render_failure, render_refusal
 from api.visit import current_request, current_visit
 from enhanced_logging import RequestLogger
-from errors import Forbidden, Overloaded, PlatformError, SwitchedOff, UpstreamFault
+from errors import (
+    BudgetExceeded,
+    Forbidden,
+    Overloaded,
+    PlatformError,
+    SwitchedOff,
+    Unpriced,
+    UpstreamFault,
+)
 from lru_cache import RateLimitCache
 from services import Services
 
@@ -31,9 +39,17 @@ class Failures:
             self._note_once("RATE_LIMITED", "LOW", counted_as(current_visit().identity, current_request()))
         elif isinstance(failure, Forbidden) and not isinstance(failure, SwitchedOff):
             self._house.logger.log_security_event("AUTHZ_DENIED", "MEDIUM", _denied())
+        elif isinstance(failure, BudgetExceeded | Unpriced):
+            self._note_refusal(failure)
         else:
             log_failure(self._house.logger, failure)
         return render_failure(failure)
+
+    def _note_refusal(self, failure: BudgetExceeded | Unpriced) -> None:
+        scope = failure.scope if isinstance(failure, BudgetExceeded) else failure.code
+        busy = isinstance(failure, BudgetExceeded) and failure.busy
+        self._house.metrics.budget_refused("busy" if busy else failure.code)
+        self._note_once("BUDGET_REFUSED", "LOW", scope)
 
     def refused(self, refusal: HTTPException) -> Response:
         """A refusal by Flask or Werkzeug."""

@@ -23,7 +23,7 @@ JSON = "application/json; charset=utf-8"
 EXPOSED_HEADERS = (
     "X-Request-ID X-Cost-Input X-Cost-Output X-Cost-Total X-Cost-Overall X-Cost-Saved X-Cost-Known "
     "X-Tokens-Input X-Tokens-Output X-Tokens-Estimated X-Cached X-Cache-Status X-Model X-Provider "
-    "X-Upstream-Attempts X-Params-Ignored "
+    "X-Upstream-Attempts X-Params-Ignored X-Budget-Remaining "
     "RateLimit-Limit RateLimit-Remaining RateLimit-Reset Retry-After Deprecation Sunset Link"
 ).split()
 
@@ -61,6 +61,7 @@ def answer_headers(answer: Answer) -> list[tuple[str, str]]:
         ("X-Cached", "true" if answer.cached else "false"),
         ("X-Cache-Status", answer.cache_status),
         ("X-Upstream-Attempts", str(answer.bill.attempts)),
+        *budget_headers(answer.left_nano),
     ]
     return headers + ignored_header(answer.ignored)
 
@@ -69,6 +70,11 @@ def ignored_header(by_model: tuple[str, ...]) -> list[tuple[str, str]]:
     """The parameters that changed nothing: those that the model does not take, and those that it was not told."""
     ignored = by_model + current_visit().left_out
     return [("X-Params-Ignored", ", ".join(ignored))] if ignored else []
+
+
+def budget_headers(left_nano: int | None) -> list[tuple[str, str]]:
+    """What is left under the caller's tightest budget, if there is one and it is known."""
+    return [] if left_nano is None else [("X-Budget-Remaining", format_dollars(left_nano))]
 
 
 def bill_headers(bill: Bill, overall_nano: int) -> list[tuple[str, str]]:
@@ -95,7 +101,7 @@ def _money(nano: int | None) -> str:
     return "unknown" if nano is None else format_dollars(nano)
 
 
-def bill_json(bill: Bill, overall_nano: int) -> dict[str, Any]:
+def bill_json(bill: Bill, overall_nano: int, left_nano: int | None = None) -> dict[str, Any]:
     """The same bill for a body: dollars of nine decimals as text, null where a model has no price."""
     costs = {
         "input": bill.input_nano,
@@ -112,6 +118,7 @@ def bill_json(bill: Bill, overall_nano: int) -> dict[str, Any]:
         "provider": bill.provider,
         "model": bill.model,
         "attempts": bill.attempts,
+        **({} if left_nano is None else {"budget_remaining": format_dollars(left_nano)}),
     }
 
 
@@ -122,6 +129,7 @@ def render_failure(failure: PlatformError) -> Response:
         visit.allowance = failure.allowance
     if failure.bill is not None:
         visit.headers += bill_headers(failure.bill, failure.overall_nano)
+    visit.headers += budget_headers(failure.left_nano)
     if failure.attempts:
         visit.headers.append(("X-Upstream-Attempts", str(failure.attempts)))
     if isinstance(failure, Unauthorized):

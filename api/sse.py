@@ -127,14 +127,14 @@ class TaskVoice:
     def last(self, answer: Answer) -> bytes:
         facts = {"cached": answer.cached, "cache_status": answer.cache_status, "whole": answer.whole}
         ignored = {"params_ignored": list(answer.ignored)} if answer.ignored else {}
-        return self._bill(bill_json(answer.bill, answer.overall_nano) | facts | ignored)
+        return self._bill(bill_json(answer.bill, answer.overall_nano, answer.left_nano) | facts | ignored)
 
     def failed(self, failure: PlatformError) -> bytes:
         told = event(failure_json(failure, self._request_id), "error")
         if failure.bill is None:
             return told
         facts = {"cached": False, "cache_status": "failed", "whole": False}
-        return told + self._bill(bill_json(failure.bill, failure.overall_nano) | facts)
+        return told + self._bill(bill_json(failure.bill, failure.overall_nano, failure.left_nano) | facts)
 
     def _bill(self, bill: dict[str, Any]) -> bytes:
         return event({"request_id": self._request_id} | bill, "bill")

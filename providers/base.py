@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
@@ -15,11 +16,12 @@ from errors import (
     InvalidReply,
     ModelGone,
     ModelUnknown,
+    Overloaded,
     PlatformError,
     PromptTooLong,
     UpstreamFault,
 )
-from providers.retry import Guard, RetryPolicy
+from providers.retry import LEAST_SECONDS, Guard, RetryPolicy
 from taps import Beginning, Tap
 from tasks import Ask, Task, Usage, Wording, read_reply, word
 
@@ -146,7 +148,9 @@ class Heard:
         return replace(told, output_tokens=more) if told.estimated else told
 
     def estimated(self, text: str) -> Usage:
-        return Usage(self._estimate(self._call.wording.sent), self._estimate(text), estimated=True)
+        """An estimate is a guess, and the cap is none."""
+        made = min(self._estimate(text), self._call.max_tokens)
+        return Usage(self._estimate(self._call.wording.sent), made, estimated=True)
 
     def completed(self, fault: UpstreamFault) -> UpstreamFault:
         """A fault after the first piece is billed as far as the reply came, and nobody may try again."""
@@ -175,12 +179,16 @@ class Meter:
     attempts: int = 0
     unknown_attempts: int = 0
     unknown_nano: int = 0
+    timer: Callable[[], float] = time.monotonic
     _held_nano: int = 0
     _covered_nano: int = -1
+    # A call of unknown price is among them.
+    _unpriced: bool = False
 
     def run(self, provider: Provider, call: Call) -> Reply:
         """One counted attempt; whatever the provider bills for it is noted before anything else happens."""
-        bound, heard = self._hold(provider.name, call), Heard(call, self.estimate)
+        bound, call = self._hold(provider.name, call)
+        heard = Heard(call, self.estimate)
         try:
             reply = self._listen(provider, call, heard, self.tap) if self.tap else provider.call(call)
         except UpstreamFault as fault:
@@ -224,13 +232,18 @@ class Meter:
         if usage is not None:
             self.charges.append(Billed(provider, model, usage))
 
-    def _hold(self, provider: str, call: Call) -> int:
-        bound = self.bound(provider, call)
-        self._held_nano += bound or 0
-        if self._held_nano > self._covered_nano:
-            self.cover(provider, call, None if bound is None else self._held_nano)
-            self._covered_nano = self._held_nano
-        return bound or 0
+    def _hold(self, provider: str, call: Call) -> tuple[int, Call]:
+        """The bound of a call that is covered now, and the call with the time that this has left of it."""
+        began, bound = self.timer(), self.bound(provider, call)
+        held, unpriced = self._held_nano + (bound or 0), self._unpriced or bound is None
+        if held > self._covered_nano or unpriced > self._unpriced:
+            self.cover(provider, call, None if unpriced else held)
+            self._covered_nano, self._unpriced = max(held, self._covered_nano), unpriced
+            call = replace(call, seconds=call.seconds - (self.timer() - began))
+            if call.seconds < LEAST_SECONDS:
+                raise Overloaded()
+        self._held_nano = held
+        return bound or 0, call
 
     def _note_failed(self, provider: str, fault: UpstreamFault, bound: int) -> None:
         self._note(provider, plain_name(fault.model), fault.usage)

@@ -99,8 +99,8 @@ budgets = Table(
     Column("start", BigInteger, primary_key=True, autoincrement=False),
     Column("spent_nano", BigInteger, nullable=False, server_default="0"),
     Column("reserved_nano", BigInteger, nullable=False, server_default="0"),
-    # Whether the soft limit was told of.
-    Column("warned", Boolean, nullable=False, server_default=text("false")),
+    # The soft limit that was told of: another one, higher than that, is told of again.
+    Column("warned_nano", BigInteger, nullable=False, server_default="0"),
 )
 
 # Replies that are kept for callers who may send the same request again.

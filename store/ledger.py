@@ -22,18 +22,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from errors import BudgetExceeded, LedgerUnavailable, PlatformError, Unpriced
-from store.budgets import Counter, Hold, holds_for, used_nano
+from store.budgets import Crossing, holds_for, left_nano
 from store.db import migrate, open_engine
 from store.group_commit import GroupCommit
 from store.instances import Instance
 from store.rows import MICRO, Row, closed_row, is_open
 from store.spool import Spool, batches, line_of, put_aside
 from store.tables import OPEN
-from store.writing import CLOSES, EXTENDS, LONG_PATIENCE_SECONDS, NEW, Write, Writer, overall_of
+from store.waiting import WaitingRoom
+from store.writing import CLOSES, EXTENDS, LONG_PATIENCE_SECONDS, NEW, WITHDRAWS, Write, Writer, overall_of
 
 if TYPE_CHECKING:
     from cost_tracker import CostRecord
-    from identity import Budget
     from tasks import Ask
 
 log = logging.getLogger("llm_platform")
@@ -41,9 +41,11 @@ log = logging.getLogger("llm_platform")
 # Rows of another instance stay open so much longer than a request may take before they are given up.
 GRACE_SECONDS = 60.0
 TEND_SECONDS, ROUND_SECONDS = 1.0, 15.0
-# How long an ask waits for what calls in flight hold of its budget, and how often it looks.
-BUSY_SECONDS, BUSY_ROUND_SECONDS = 5.0, 0.05
-MOST_COUNTERS = 10_000
+# How long an ask waits for what calls in flight hold of its budget, and how often it looks by itself: what other
+# instances give back nobody tells it.
+BUSY_SECONDS, BUSY_ROUND_SECONDS = 5.0, 0.25
+# How many may wait so in all, and of one budget.
+SEATS = (8, 4)
 OK, DEGRADED, DOWN = "ok", "degraded", "down"
 TAKES_NOTHING = "The ledger's database is away, so nothing was noted. Try again in a few seconds; if it stays, tell your operator."
 
@@ -63,10 +65,10 @@ class Ledger:
         keeps_texts: bool = False,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-        on_soft_limit: Callable[[Hold], None] = lambda _: None,
+        seats: tuple[int, int] = SEATS,
+        on_soft_limit: Callable[[Crossing], None] = lambda _: None,
     ) -> None:
-        self._clock, self._timer, self._sleep, self._keeps_texts = clock, timer, sleep, keeps_texts
+        self._clock, self._timer, self._keeps_texts = clock, timer, keeps_texts
         self._lease_us = round((lease_seconds + GRACE_SECONDS) * MICRO)
         self._engine = open_engine(url)
         self._reader = open_engine(url, reads_only=True)
@@ -80,9 +82,7 @@ class Ledger:
         # Held while a batch is written, and by the keeper where nothing may be written meanwhile.
         self._committing = threading.Lock()
         self._totals: dict[str, int] = {}
-        # What open rows hold, by mark, and what is used of each counter as far as this process has seen.
-        self._held: dict[int, tuple[Hold, ...]] = {}
-        self._used: dict[Counter, int] = {}
+        self._room = WaitingRoom(*seats)
         self._ready = self._spooling = self._failing = False
         # Bills of calls that were made but could not be written: tried again with every batch.
         self._owed: list[Write] = []
@@ -106,8 +106,6 @@ class Ledger:
         """
         at_us = round(at * MICRO)
         holds = holds_for(ask.budgets, at_us)
-        if holds and reserved_nano is None:
-            raise Unpriced()
         row = Row(
             request_id=ask.request_id,
             mark=secrets.randbits(63),
@@ -126,39 +124,57 @@ class Ledger:
             model=asked[1],
             reserved_nano=reserved_nano,
             prompt_hash=prompt_hash,
-            holds=" ".join(hold.text for hold in holds),
+            holds=" ".join(hold.text for hold in holds if hold.limit_nano is not None),
         )
-        self._reserve(row, NEW, holds, ask.deadline)
-        if holds:
-            self._held[row.mark] = holds
+        self._reserve(row, NEW, ask)
         return row
 
-    def extend(self, row: Row, reserved_nano: int | None, deadline: float = 0.0) -> None:
+    def extend(self, row: Row, reserved_nano: int | None, ask: Ask) -> None:
         """Commit that an open row may cost more, before the call that makes it so. Raises as `open` does."""
-        holds = self._held.get(row.mark, ())
-        if holds and reserved_nano is None:
-            raise Unpriced()
-        self._reserve(replace(row, reserved_nano=reserved_nano), EXTENDS, holds, deadline)
+        self._reserve(replace(row, reserved_nano=reserved_nano), EXTENDS, ask)
         row.reserved_nano = reserved_nano
 
-    def _reserve(self, row: Row, kind: str, holds: tuple[Hold, ...], deadline: float) -> None:
+    def _reserve(self, row: Row, kind: str, ask: Ask) -> None:
         """Commit the row. Where calls in flight hold what it needs, wait a little: most cost less than their most."""
-        until = min(deadline, self._timer() + BUSY_SECONDS)
-        while True:
-            try:
-                self._submit(Write(replace(row), kind, holds))
-                return
-            except BudgetExceeded as refusal:
-                if not refusal.busy or self._timer() + BUSY_ROUND_SECONDS >= until:
-                    raise
-                self._sleep(BUSY_ROUND_SECONDS)
+        if row.reserved_nano is None and any(budget.limit_nano is not None for budget in ask.budgets):
+            raise Unpriced()
+        try:
+            self._reserve_now(row, kind, ask)
+        except BudgetExceeded as refusal:
+            if not (refusal.busy and self._reserve_later(row, kind, ask, refusal.scope)):
+                raise
+
+    def _reserve_now(self, row: Row, kind: str, ask: Ask) -> None:
+        self._submit(Write(replace(row), kind, holds_for(ask.budgets, row.at_us)))
+
+    def _reserve_later(self, row: Row, kind: str, ask: Ask, scope: str) -> bool:
+        """Whether it fitted in time. Raises what refuses it for good."""
+        until = min(ask.deadline, self._timer() + BUSY_SECONDS)
+        with self._room.seat(scope) as news:
+            while news is not None and (left := until - self._timer()) > 0:
+                news.wait(min(left, BUSY_ROUND_SECONDS))
+                news.clear()
+                try:
+                    self._reserve_now(row, kind, ask)
+                except BudgetExceeded as refusal:
+                    if not refusal.busy:
+                        raise
+                else:
+                    return True
+        return False
 
     def close(self, record: CostRecord) -> int:
-        """Commit the row of a request that is over; what its tenant has spent by then, in nano-dollars."""
+        """Commit the row of a request that is over; what its tenant has spent by then, in nano-dollars.
+
+        The record learns what is left of the caller's budgets.
+        """
         opened = record.opened
         mark = opened.mark if opened else secrets.randbits(63)
         row = closed_row(record, mark, self._instance.name, self._keeps_texts)
-        return self._submit(Write(row, CLOSES if opened else NEW, self._held.pop(mark, ())))
+        holds = holds_for(record.budgets, row.at_us) if record.budgets else ()
+        overall = self._submit(Write(row, CLOSES if opened else NEW, holds))
+        record.left_nano = left_nano(holds)
+        return overall
 
     def _submit(self, write: Write) -> int:
         self._group.submit(write)
@@ -193,6 +209,7 @@ class Ledger:
                 if is_our_mistake(failure):
                     raise
                 self._turn_to_spool(failure)
+                self._owed += _withdrawals(batch)
         if self._spooling:
             batch = _without_wishes(batch)
             self._spool.append([*self._owed, *batch])
@@ -202,14 +219,13 @@ class Ledger:
 
     def _write(self, batch: list[Write]) -> None:
         self._pay_owed()
-        self._totals |= self._writer.write(batch)
+        # In one order, so that two instances cannot wait for each other in a circle: callers may send one id to both.
+        self._totals |= self._writer.write(sorted(batch, key=lambda write: write.row.request_id))
         overall_of(batch, self._totals)
-        if len(self._used) > MOST_COUNTERS:
-            self._used.clear()  # most of them are of days that are over
-        self._used |= {hold.counter: hold.used_nano or 0 for write in batch for hold in write.holds}
         self._failing = False
         self.commits += 1
         self.rows += len(batch)
+        self._room.tell(hold.counter[0] for write in batch if write.kind == CLOSES for hold in write.holds)
 
     def _pay_owed(self) -> None:
         """Write the bills that could not be written before; one that never can be holds up nobody."""
@@ -400,18 +416,10 @@ class Ledger:
         """What a tenant has spent since the ledger began, as of this process's last write."""
         return self._totals.get(tenant, 0)
 
-    def left_nano(self, budgets: Iterable[Budget]) -> int | None:
-        """What is left of the tightest of these budgets, as of this process's last look; None without a limit."""
-        limited = [
-            hold for hold in holds_for(budgets, round(self._clock() * MICRO)) if hold.limit_nano is not None
-        ]
-        return min(((hold.limit_nano or 0) - self._used_of(hold.counter) for hold in limited), default=None)
-
-    def _used_of(self, counter: Counter) -> int:
-        if counter not in self._used:
-            with self.reader.connect() as connection:
-                self._used[counter] = used_nano(connection, counter)
-        return self._used[counter]
+    @property
+    def waiting(self) -> int:
+        """Asks that wait for what calls in flight hold of their budgets."""
+        return self._room.taken
 
     def stop(self) -> None:
         self._stopped.set()
@@ -440,9 +448,18 @@ def database_errors() -> tuple[type[Exception], ...]:
 def _without_wishes(batch: list[Write]) -> list[Write]:
     """The rows that may wait for the database; what a budget has to allow may not."""
     for write in batch:
-        if write.holds and is_open(write.row):
-            write.failure = LedgerUnavailable()
+        write.failure = LedgerUnavailable() if _is_held(write) else None
     return [write for write in batch if write.failure is None]
+
+
+def _withdrawals(batch: list[Write]) -> list[Write]:
+    """Of a commit of unknown outcome: the rows that will be refused, should they be there after all."""
+    return [Write(write.row, WITHDRAWS) for write in batch if write.kind == NEW and _is_held(write)]
+
+
+def _is_held(write: Write) -> bool:
+    """Whether budgets have to allow it."""
+    return is_open(write.row) and bool(write.row.holds)
 
 
 def write_errors() -> tuple[type[Exception], ...]:

@@ -12,7 +12,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, cast
 
 from sqlalchemy import Insert, Table, bindparam, case, delete, literal_column, select, update
@@ -21,8 +22,9 @@ from sqlalchemy.engine import Dialect, Engine
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 
+from errors import LedgerUnavailable
 from store.account_tables import budgets
-from store.budgets import Counters, Hold, Wish
+from store.budgets import Counters, Crossing, Hold, Wish
 from store.rows import (
     CLOSING,
     COLUMNS,
@@ -52,14 +54,18 @@ from store.tables import (
 PATIENCE_SECONDS, LONG_PATIENCE_SECONDS = 3.0, 60.0
 
 
-NEW, EXTENDS, CLOSES = "new", "extends", "closes"
+# The last: a row that was refused, and that a commit of unknown outcome may have written all the same.
+NEW, EXTENDS, CLOSES, WITHDRAWS = "new", "extends", "closes", "withdraws"
 
 # Keeps SQLite from walking the whole ledger in its order, where the index of open rows has a handful.
 _ZERO: Any = literal_column("0")
 
 
 class Write:
-    """One row on its way into the ledger: new (open, or closed at once), reserving more, or closing."""
+    """One row on its way into the ledger: new (open, or closed at once), reserving more, or closing.
+
+    holds: the counters to look at; while it is open it reserves in those that have a limit.
+    """
 
     __slots__ = ("done", "failure", "holds", "kind", "latch", "overall_nano", "row")
 
@@ -74,15 +80,18 @@ class Write:
 
 @dataclass(slots=True)
 class Changes:
-    """What a batch changes beside its rows. before: what a row that wishes for more had reserved until then."""
+    """What a batch changes beside its rows. before_nano: what a row that wishes for more held until then; None of a
+    row that is new."""
 
     sums: Sums = field(default_factory=Sums)
-    wishes: list[tuple[Write, Wish, int]] = field(default_factory=list)
+    wishes: list[tuple[Write, Wish, int | None]] = field(default_factory=list)
 
-    def wish(self, write: Write, before: int = 0) -> None:
-        if write.holds:
-            nano = (write.row.reserved_nano or 0) - before
-            self.wishes.append((write, Wish(write.holds, nano), before))
+    def wish(self, write: Write, before_nano: int | None = None) -> None:
+        """A soft limit alone reserves nothing: it is looked at, and refuses nobody."""
+        holds = tuple(hold for hold in write.holds if hold.limit_nano is not None)
+        if holds:
+            whole = write.row.reserved_nano or 0
+            self.wishes.append((write, Wish(holds, whole - (before_nano or 0), whole), before_nano))
 
 
 class Writer:
@@ -93,7 +102,7 @@ class Writer:
         engine: Engine,
         *,
         patience: float = PATIENCE_SECONDS,
-        on_soft_limit: Callable[[Hold], None] = lambda _: None,
+        on_soft_limit: Callable[[Crossing], None] = lambda _: None,
     ) -> None:
         self._engine, self._patience, self._on_soft_limit = engine, patience, on_soft_limit
         self._sqlite = engine.dialect.name == "sqlite"
@@ -109,6 +118,8 @@ class Writer:
         A write that is already in the ledger changes nothing: after a commit of unknown outcome the same
         batch may come again.
         """
+        for write in writes:
+            write.failure = None
         with self._transaction() as cursor:
             changes = Changes()
             if not self._at_once(cursor, writes, changes):
@@ -119,18 +130,19 @@ class Writer:
                     self._careful(cursor, write, changes)
             crossed = self._settle_counters(cursor, writes, changes)
             overall = self._finish(cursor, changes.sums)
-        for hold in crossed:
-            self._on_soft_limit(hold)
+        for crossing in crossed:
+            self._on_soft_limit(crossing)
         return overall
 
     def _at_once(self, cursor: Any, writes: Sequence[Write], changes: Changes) -> bool:
         """Whether every row went in as it came: nothing was there before, nothing was missing."""
-        rows: dict[str, list[Row]] = {NEW: [], EXTENDS: [], CLOSES: []}
+        rows: dict[str, list[Row]] = {NEW: [], EXTENDS: [], CLOSES: [], WITHDRAWS: []}
         for write in writes:
             rows[write.kind].append(write.row)
             self._note(cursor, write, changes)
         return (
-            _ran(cursor, self._sql.insert, [values_of(row) for row in rows[NEW]])
+            not rows[WITHDRAWS]
+            and _ran(cursor, self._sql.insert, [values_of(row) for row in rows[NEW]])
             and _ran(cursor, self._sql.extend, [extending_values_of(row) for row in rows[EXTENDS]])
             and _ran(cursor, self._sql.close, [closing_values_of(row) for row in rows[CLOSES]])
         )
@@ -140,7 +152,7 @@ class Writer:
         row = write.row
         known = self._find(cursor, row) if row.holds and write.kind != NEW else None
         if is_open(row):
-            changes.wish(write, (known.reserved_nano or 0) if known else 0)
+            changes.wish(write, (known.reserved_nano or 0) if known else None)
             return
         changes.sums.add(row)
         if known is not None and is_open(known):
@@ -149,6 +161,9 @@ class Writer:
     def _careful(self, cursor: Any, write: Write, changes: Changes) -> None:
         row = write.row
         known = self._find(cursor, row)
+        if write.kind == WITHDRAWS:
+            self._withdraw(cursor, known, changes)
+            return
         if known is None and not self._insert(cursor, row):
             known = self._find(cursor, row)  # another instance drains the same spool
             if known is None:
@@ -162,31 +177,46 @@ class Writer:
         else:
             changes.sums.add(row)
 
+    def _withdraw(self, cursor: Any, known: Row | None, changes: Changes) -> None:
+        if known is not None and is_open(known):
+            cursor.execute(self._sql.remove, (known.request_id, known.mark))
+            changes.sums.give_back(known)
+
     def _change_known(self, cursor: Any, known: Row, write: Write, changes: Changes) -> None:
         """A late bill replaces what was given up, and nothing is written twice."""
-        row = replace(write.row, request_id=known.request_id)
-        if is_open(row) and is_open(known):
-            _ran(cursor, self._sql.extend, [extending_values_of(row)])
-            changes.wish(write, known.reserved_nano or 0)
-        if is_open(row) or known.state == SETTLED or known == row:
+        row = write.row
+        row.request_id = known.request_id
+        if is_open(row):
+            self._change_open(cursor, known, write, changes)
+            return
+        if known.state == SETTLED or known == row:
             return
         _ran(cursor, self._sql.close_any, [closing_values_of(row)])
         if is_open(known):
             changes.sums.give_back(known)
         else:
             changes.sums.add(known, -1)
-        changes.sums.add(write.row)
+        changes.sums.add(row)
 
-    def _settle_counters(self, cursor: Any, writes: Sequence[Write], changes: Changes) -> list[Hold]:
-        """Budgets: what was spent, what is reserved. A row whose wish is refused is taken out again."""
-        self._sql.counters.change(cursor, changes.sums.budgets, [wish for _, wish, _ in changes.wishes])
-        for write, wish, before in changes.wishes:
+    def _change_open(self, cursor: Any, known: Row, write: Write, changes: Changes) -> None:
+        if is_open(known):
+            _ran(cursor, self._sql.extend, [extending_values_of(write.row)])
+            changes.wish(write, known.reserved_nano or 0)
+        elif write.row.holds:  # given up by others, and what it held may be somebody else's by now
+            write.failure = LedgerUnavailable()
+
+    def _settle_counters(self, cursor: Any, writes: Sequence[Write], changes: Changes) -> list[Crossing]:
+        """Budgets: what was spent, what is reserved. A row whose wish is refused is as it was before."""
+        wishes = [wish for _, wish, _ in changes.wishes]
+        changed = self._sql.counters.change(cursor, changes.sums.budgets, wishes)
+        for write, wish, before_nano in changes.wishes:
             write.failure = wish.refusal
-            if wish.refusal is not None and write.kind == NEW:
+            if wish.refusal is not None and before_nano is None:
                 cursor.execute(self._sql.remove, (write.row.request_id, write.row.mark))
             elif wish.refusal is not None:
-                cursor.execute(self._sql.extend, (before, write.row.request_id, write.row.mark))
-        return self._sql.counters.watch(cursor, [hold for write in writes for hold in write.holds])
+                cursor.execute(self._sql.extend, (before_nano, write.row.request_id, write.row.mark))
+        holds = [hold for write in writes if write.failure is None for hold in write.holds]
+        return self._sql.counters.look(cursor, holds, changed)
 
     def _find(self, cursor: Any, row: Row) -> Row | None:
         cursor.execute(self._sql.find, (row.mark, row.request_id, _other_name(row)))
@@ -233,13 +263,23 @@ class Writer:
             dead = set(instances)
             stale = [row for row in left if row.instance in dead or _is_late(row, before_us, own)]
             sums = Sums()
-            for row in stale:
-                if _ran(cursor, self._sql.close, [closing_values_of(given_up(row))]):
-                    sums.give_back(row)
-                    sums.add(row)
+            gone = [
+                self._give_up_row(cursor, row, sums) for row in sorted(stale, key=attrgetter("request_id"))
+            ]
             self._sql.counters.change(cursor, sums.budgets, ())
             self._finish(cursor, sums)
-            return len(stale)
+            return sum(gone)
+
+    def _give_up_row(self, cursor: Any, seen: Row, sums: Sums) -> bool:
+        """Its own process may be alive after all, and closing it, or reserving more, at this moment."""
+        row = self._find(cursor, seen) if seen.holds else seen
+        if row is None or not is_open(row):
+            return False
+        given = _ran(cursor, self._sql.close, [closing_values_of(given_up(row))])
+        if given:
+            sums.give_back(row)
+            sums.add(row)
+        return given
 
     # The connection.
 

@@ -11,6 +11,7 @@ from sqlalchemy import event, select
 
 from cost_tracker import CostRecord
 from prices import Rates
+from store.account_tables import budgets
 from store.ledger import Ledger
 from store.rows import row_from
 from store.sums import Sums
@@ -104,8 +105,33 @@ def locked_out(ledger: Ledger) -> Iterator[None]:
     event.remove(ledger._engine, "do_connect", refused)
 
 
+def counters(ledger: Ledger) -> dict[tuple[str, int], tuple[int, int]]:
+    """Spent and reserved of each counter in which there is anything."""
+    columns = (budgets.c.scope, budgets.c.start, budgets.c.spent_nano, budgets.c.reserved_nano)
+    with ledger.reader.connect() as connection:
+        return {
+            key: (sums[0], sums[1]) for key, sums in _by_key(connection.execute(select(*columns)), 2).items()
+        }
+
+
+def expected_counters(ledger: Ledger) -> dict[tuple[str, int], tuple[int, int]]:
+    """The same, added up from the rows: what closed ones cost, and what open ones hold."""
+    spent, held = Sums(), Sums()
+    for row in map(row_from, rows(ledger)):
+        if row.state == OPEN:
+            held.give_back(row)
+        else:
+            spent.add(row)
+    found = {
+        key: (spent.budgets.get(key, [0, 0])[0], held.budgets.get(key, [0, 0])[1])
+        for key in {*spent.budgets, *held.budgets}
+    }
+    return {key: sums for key, sums in found.items() if any(sums)}
+
+
 def assert_sums_agree(ledger: Ledger) -> None:
-    """Sums and totals are what a second look at the closed rows adds up to."""
+    """Sums, totals and counters are what a second look at the rows adds up to."""
+    assert counters(ledger) == expected_counters(ledger)
     expected = Sums()
     expected.add_all(row_from(row) for row in rows(ledger) if row["state"] != OPEN)
     with ledger.reader.connect() as connection:

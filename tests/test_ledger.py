@@ -138,13 +138,13 @@ def test_a_lost_call_is_lost_to_a_named_provider_and_model(make_ledger):
 
 def test_a_row_may_come_to_hold_more_before_a_further_call(ledger):
     opened = ledger.open(ask("one"), 99_000, "hash", NOON)
-    ledger.extend(opened, 198_000)
+    ledger.extend(opened, 198_000, ask("one"))
     (row,) = rows(ledger)
     assert (row["state"], row["reserved_nano"]) == ("open", 198_000)
     ledger.close(record("one", opened=opened))
     (row,) = rows(ledger)
     assert (row["state"], row["reserved_nano"], row["cost_nano"]) == ("settled", 198_000, PRICE)
-    ledger.extend(opened, 297_000)  # too late: it changes nothing
+    ledger.extend(opened, 297_000, ask("one"))  # too late: it changes nothing
     assert rows(ledger) == [row]
     assert_sums_agree(ledger)
 

@@ -522,10 +522,10 @@ def test_a_further_call_that_cannot_be_covered_is_not_made_and_what_was_billed_i
     ledger, covered = house.services.ledger, []
     with ExitStack() as away:
 
-        def hold_up(row: Any, nano: int | None) -> None:
+        def hold_up(row: Any, nano: int | None, ask: Ask) -> None:
             covered.append(nano)
             away.enter_context(locked_out(ledger))
-            type(ledger).extend(ledger, row, nano)
+            type(ledger).extend(ledger, row, nano, ask)
 
         ledger.extend = hold_up
         upstream.script(Fault("ok", text="none of them"))

@@ -45,7 +45,7 @@ def upgrade() -> None:
         sa.Column("start", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("spent_nano", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("reserved_nano", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("warned", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("warned_nano", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("scope", "start", name=op.f("pk_budgets")),
     )
     op.create_table(
