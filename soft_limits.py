@@ -40,10 +40,13 @@ class SoftLimits:
 
 
 def facts_of(crossing: Crossing) -> dict[str, str | None]:
-    """In dollars of nine decimals; `limit` is null where nothing is refused."""
+    """In dollars of nine decimals; `limit` is null where nothing is refused. owner: key, user or tenant."""
     limit = crossing.limit_nano
+    # In two fields: logs take what follows on `key:` for a secret.
+    kind, _, name = crossing.owner.partition(":")
     return {
-        "owner": crossing.owner,
+        "owner": kind,
+        "id": name,
         "period": crossing.period,
         "spent": format_dollars(crossing.spent_nano),
         "soft_limit": format_dollars(crossing.soft_nano),

@@ -49,7 +49,8 @@ class Failures:
         scope = failure.scope if isinstance(failure, BudgetExceeded) else failure.code
         busy = isinstance(failure, BudgetExceeded) and failure.busy
         self._house.metrics.budget_refused("busy" if busy else failure.code)
-        self._note_once("BUDGET_REFUSED", "LOW", scope)
+        # Logs take what follows on `key:` for a secret.
+        self._note_once("BUDGET_REFUSED", "LOW", scope.replace(":", " "))
 
     def refused(self, refusal: HTTPException) -> Response:
         """A refusal by Flask or Werkzeug."""
