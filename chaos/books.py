@@ -7,6 +7,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 KEYS = ("tenant", "route", "task", "provider", "model", "key_id")
 TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 PLAIN = ("attempts", "unknown_attempts", "discount_nano", "unknown_nano", "duration_us")
+# What is added up, of whatever has no row at all.
+COUNTED = {"requests", "spent_nano", "reserved_nano"}
 # Enough of a row to see what is wrong with it.
 SHOWN = (
     *("request_id", "state", "status", "cache_status", "cost_nano", "saved_nano", "attempts"),
@@ -34,6 +37,7 @@ class Books:
     hours: list[Row]
     days: list[Row]
     totals: list[Row]
+    counters: list[Row]
 
     @property
     def cost_nano(self) -> int:
@@ -42,7 +46,7 @@ class Books:
 
 def read_books(url: str) -> Books:
     """One consistent look, also while the platform writes."""
-    tables = ("requests", "usage_hours", "usage_days", "totals")
+    tables = ("requests", "usage_hours", "usage_days", "totals", "budgets")
     return Books(*_read(url, *(f"SELECT * FROM {table}" for table in tables)))
 
 
@@ -97,6 +101,7 @@ def sums_problems(books: Books) -> Iterator[Problem]:
     for name, kept, length in (("an hour", books.hours, HOUR_US), ("a day", books.days, DAY_US)):
         yield from _differences(name, _added(closed, length), _kept(kept, ("start", *KEYS)))
     yield from _differences("a total", _totals(closed), _kept(books.totals, ("tenant",)))
+    yield from _differences("a counter", _counters(books.rows), _kept(books.counters, ("scope", "start")))
 
 
 def _added(rows: list[Row], length: int) -> dict[tuple[Any, ...], dict[str, int]]:
@@ -135,6 +140,32 @@ def _totals(rows: list[Row]) -> dict[tuple[Any, ...], dict[str, int]]:
     return added
 
 
+def _counters(rows: list[Row]) -> dict[tuple[Any, ...], dict[str, int]]:
+    """What every key, user and tenant has spent in each period, and what open rows hold of it."""
+    added: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: {"spent_nano": 0, "reserved_nano": 0})
+    for row in rows:
+        if row["state"] == "open":
+            for hold in row["holds"].split():
+                scope, _, start = hold.rpartition("@")
+                added[scope, int(start)]["reserved_nano"] += row["reserved_nano"]
+            continue
+        for owner in _owners(row):
+            for period, start in _periods(row["at_us"]):
+                added[f"{owner}:{period}", start]["spent_nano"] += row["cost_nano"] or 0
+    return added
+
+
+def _owners(row: Row) -> Iterator[str]:
+    for kind, name in (("key", row["key_id"]), ("user", row["user_id"]), ("tenant", row["tenant"])):
+        if name and name != "anonymous":
+            yield f"{kind}:{name}"
+
+
+def _periods(at_us: int) -> Iterator[tuple[str, int]]:
+    at = datetime.fromtimestamp(at_us // 1_000_000, UTC)
+    yield from (("day", at_us // DAY_US), ("month", 100 * at.year + at.month), ("total", 0))
+
+
 def _kept(rows: list[Row], keys: tuple[str, ...]) -> dict[tuple[Any, ...], Row]:
     return {tuple(row[key] for key in keys): row for row in rows}
 
@@ -146,7 +177,7 @@ def _differences(
         theirs, ours = kept.get(key, {}), added.get(key, {})
         wrong = {
             part: f"kept {int(theirs.get(part, 0))}, rows {ours.get(part, 0)}"
-            for part in (ours or {"requests": 0})
+            for part in (ours or dict.fromkeys(COUNTED & theirs.keys(), 0))
             if int(theirs.get(part, 0)) != ours.get(part, 0)
         }
         if wrong:

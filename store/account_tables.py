@@ -101,6 +101,8 @@ budgets = Table(
     Column("reserved_nano", BigInteger, nullable=False, server_default="0"),
     # The soft limit that was told of: another one, higher than that, is told of again.
     Column("warned_nano", BigInteger, nullable=False, server_default="0"),
+    # One tree in place of two: each page more that a commit touches is a page more to sync.
+    sqlite_with_rowid=False,
 )
 
 # Replies that are kept for callers who may send the same request again.

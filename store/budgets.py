@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import ARRAY, bindparam, func, select, update
 
 from errors import BudgetExceeded
 from identity import Budget, period_start
@@ -84,7 +84,7 @@ class Wish:
 class Counters:
     """The statements on counters. Every transaction touches them in one order, so that none waits in a circle."""
 
-    def __init__(self, compile_: Compile, insert: Any) -> None:
+    def __init__(self, compile_: Compile, insert: Any, *, in_arrays: bool) -> None:
         here = (budgets.c.scope == bindparam("b_scope")) & (budgets.c.start == bindparam("b_start"))
         columns = ("scope", "start", "spent_nano", "reserved_nano")
         added = insert.values({name: bindparam(name) for name in columns})
@@ -93,6 +93,8 @@ class Counters:
         fits = used + added.excluded.reserved_nano <= bindparam("b_limit")
         keys = {"index_elements": ["scope", "start"], "set_": both}
         self._add = compile_(added.on_conflict_do_update(**keys), columns)
+        # PostgreSQL's driver takes five times as long for a statement for each row.
+        self._add_many = compile_(_added_many(insert, columns), columns) if in_arrays else ""
         self._reserve = compile_(added.on_conflict_do_update(**keys, where=fits), (*columns, "b_limit"))
         told = (budgets.c.spent_nano, budgets.c.reserved_nano, budgets.c.warned_nano)
         self._look = compile_(select(*told).where(here), ("b_scope", "b_start"))
@@ -127,6 +129,8 @@ class Counters:
         """Together: over a network each statement alone would be a journey of its own. Nothing is due then."""
         if len(due) == 1:
             cursor.execute(self._add, due[0])
+        elif due and self._add_many:
+            cursor.execute(self._add_many, [_array(column) for column in zip(*due, strict=True)])
         elif due:
             cursor.executemany(self._add, due)
         return []
@@ -187,3 +191,23 @@ class Counters:
         for counter, crossing in crossed.items():
             cursor.execute(self._warn, (crossing.soft_nano, *counter))
         return list(crossed.values())
+
+
+def _array(column: Sequence[Any]) -> str:
+    """As PostgreSQL reads one: its driver takes far longer over a list."""
+    return "{" + ",".join([_element(value) for value in column]) + "}"
+
+
+def _element(value: int | str) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _added_many(insert: Any, columns: Sequence[str]) -> Any:
+    """The rows of several arrays, added in their order."""
+    arrays = (bindparam(name, type_=ARRAY(budgets.c[name].type)) for name in columns)
+    given = func.unnest(*arrays).table_valued(*columns).render_derived()
+    added = insert.from_select(columns, select(*(given.c[name] for name in columns)))
+    both = {name: budgets.c[name] + added.excluded[name] for name in ("spent_nano", "reserved_nano")}
+    return added.on_conflict_do_update(index_elements=["scope", "start"], set_=both)

@@ -233,8 +233,7 @@ class Writer:
             (self._sql.languages, sums.languages),
         ):
             # In one order everywhere, so that two instances cannot wait for each other in a circle.
-            if changes:
-                cursor.executemany(table, [(*key, *changes[key]) for key in sorted(changes)])
+            _ran(cursor, table, [(*key, *changes[key]) for key in sorted(changes)])
         overall = {}
         for tenant in sorted(sums.totals):
             cursor.execute(self._sql.totals, (tenant, *sums.totals[tenant]))
@@ -378,7 +377,9 @@ class Statements:
         self.remove = self._text(
             delete(requests).where(requests.c.request_id == bindparam("b_id"), by_mark), ("b_id", "b_mark")
         )
-        self.counters = Counters(self._text, self._insert_into(budgets))
+        self.counters = Counters(
+            self._text, self._insert_into(budgets), in_arrays=self._dialect.name != "sqlite"
+        )
 
     def _insert_into(self, table: Table) -> Any:
         return (sqlite if self._dialect.name == "sqlite" else postgresql).insert(table)

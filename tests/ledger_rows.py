@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
@@ -20,7 +21,9 @@ import orjson
 from sqlalchemy import BigInteger, case, delete, func, insert, literal_column, or_, select
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
+from identity import ANONYMOUS_TENANT, PERIODS, period_start
 from prices import Rates
+from store.account_tables import budgets
 from store.db import migrate, open_engine
 from store.tables import (
     DAY_US,
@@ -279,6 +282,21 @@ def _add_up(connection: Connection) -> None:
         *(func.coalesce(func.sum(requests.c[name]), 0) for name in ("cost_nano", "saved_nano")),
     ]
     _replace(connection, totals, [requests.c.tenant], sums)
+    _count_budgets(connection)
+
+
+def _count_budgets(connection: Connection) -> None:
+    """What each key, user and tenant has spent in each period; of one day it is taken from the rows."""
+    spent: Counter[tuple[str, int]] = Counter()
+    for kind, column in (("key", "key_id"), ("user", "user_id"), ("tenant", "tenant")):
+        owner, day = requests.c[column], _since_1970(DAY_US)
+        paid = select(owner, day, func.sum(requests.c.cost_nano)).where(requests.c.cost_nano > 0)
+        for name, number, nano in connection.execute(paid.group_by(owner, day)):
+            for period in PERIODS if name not in ("", ANONYMOUS_TENANT) else ():
+                spent[f"{kind}:{name}:{period}", period_start(period, number * DAY_US)] += int(nano)
+    connection.execute(delete(budgets))
+    for (scope, start), nano in spent.items():
+        connection.execute(insert(budgets).values(scope=scope, start=start, spent_nano=nano))
 
 
 def _replace(connection: Connection, table: Any, keys: list[Any], sums: list[Any]) -> None:

@@ -236,6 +236,13 @@ def test_a_model_without_a_price_is_refused_where_a_limit_is_and_only_there(ledg
     assert in_key(ledger) == (PRICE, 0)
 
 
+def test_owners_of_any_name_are_counted(ledger):
+    who = {"key_id": 'a"b\\c', "user_id": "{d},e", "tenant": "ü 'f'"}
+    settle(ledger, reserve(ledger, "one", **who))
+    assert len(counters(ledger)) == 9
+    assert_sums_agree(ledger)
+
+
 def test_callers_without_an_account_have_no_counters(ledger):
     opened = ledger.open(ask("one"), BOUND, "hash", NOON)
     ledger.close(record("one", opened=opened))

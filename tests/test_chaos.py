@@ -178,6 +178,22 @@ def test_the_checks_find_a_sum_that_is_not_its_rows(filled, table, kind):
     assert problem.kind == f"the sums of {kind} are not those of its rows"
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "UPDATE budgets SET spent_nano = spent_nano + 1 WHERE scope LIKE 'key:%:month'",
+        "UPDATE budgets SET reserved_nano = 1 WHERE scope LIKE 'key:%:total'",
+        "DELETE FROM budgets WHERE scope LIKE 'key:%:day'",
+        "INSERT INTO budgets (scope, start, spent_nano) VALUES ('key:nobody:total', 0, 5)",
+    ],
+)
+def test_the_checks_find_a_counter_that_is_not_its_rows(filled, lie):
+    with closing(sqlite3.connect(filled)) as connection, connection:
+        connection.execute(lie)
+    kinds = {problem.kind for problem in sums_problems(read_books(f"sqlite:///{filled}"))}
+    assert kinds == {"the sums of a counter are not those of its rows"}
+
+
 def test_the_checks_find_a_damaged_file(filled):
     assert list(integrity(filled)) == []
     with filled.open("r+b") as file:

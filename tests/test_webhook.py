@@ -213,7 +213,10 @@ def test_what_breaks_in_telling_of_a_soft_limit_breaks_no_reply():
         ({"BUDGET_WEBHOOK_SECRET": SECRET}, "BUDGET_WEBHOOK_URL"),
         ({"BUDGET_WEBHOOK_URL": "http://example.org/hook", "BUDGET_WEBHOOK_SECRET": SECRET}, "https"),
         ({"BUDGET_WEBHOOK_URL": "example.org", "BUDGET_WEBHOOK_SECRET": SECRET}, "BUDGET_WEBHOOK_URL"),
-        ({"BUDGET_WEBHOOK_URL": "https://example.org/", "BUDGET_WEBHOOK_SECRET": "short"}, "at least 32 characters"),
+        (
+            {"BUDGET_WEBHOOK_URL": "https://example.org/", "BUDGET_WEBHOOK_SECRET": "short"},
+            "at least 32 characters",
+        ),
     ],
 )
 def test_an_address_needs_a_secret_and_nobody_may_listen_on_the_way(written, sentence):

@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.Column("reserved_nano", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("warned_nano", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("scope", "start", name=op.f("pk_budgets")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "organisations",
