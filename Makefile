@@ -9,7 +9,7 @@ WORKERS ?= 2
 NEEDS  := sys.version_info >= (3, 11)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test browser check format bench bench-ledger savings tokenizer chaos chaos-storm chaos-outage chaos-streams chaos-kill chaos-postgres chaos-disk lock clean
+.PHONY: help run test browser check format bench bench-ledger savings tokenizer chaos chaos-storm chaos-outage chaos-streams chaos-kill chaos-budget chaos-postgres chaos-disk lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ chaos-streams: $(VENV)/.dev ## 1,000 streams, faults and readers who leave: each
 
 chaos-kill: $(VENV)/.dev ## kill -9, 100 times under load: no acknowledged row is lost, none is doubled
 	$(PY) -m chaos kill --seed $(SEED)
+
+chaos-budget: $(VENV)/.dev ## bursts on keys with little room, a process killed: no budget is overshot, none is left unused
+	$(PY) -m chaos budget --seed $(SEED)
 
 chaos-postgres: $(VENV)/.dev ## stop, freeze and kill PostgreSQL under load: no failed reply, no lost row
 	$(PY) -m chaos postgres --seed $(SEED)

@@ -13,6 +13,7 @@ from api.replies import bill_json, render_json
 from api.sse import event
 from chats import ToolCall
 from errors import PlatformError
+from prices import format_dollars
 from taps import Beginning
 from tasks import Answer, Bill
 
@@ -23,7 +24,7 @@ def render_chat(answer: Answer, request_id: str) -> Response:
     """200 with the completion, and its bill in the headers too."""
     message = _message(answer, request_id)
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(answer)}
-    usage = usage_json(answer.bill, answer.overall_nano, answer.cached)
+    usage = usage_json(answer.bill, answer.overall_nano, answer.cached, answer.left_nano)
     body = _frame(request_id, "chat.completion") | {"model": answer.bill.model, "choices": [choice]}
     return render_json(body | {"usage": usage}, answer)
 
@@ -58,7 +59,7 @@ def finish_reason(answer: Answer) -> str:
     return "tool_calls" if answer.calls else "stop"
 
 
-def usage_json(bill: Bill, overall_nano: int, cached: bool) -> dict[str, Any]:
+def usage_json(bill: Bill, overall_nano: int, cached: bool, left_nano: int | None = None) -> dict[str, Any]:
     """Tokens as OpenAI counts them, and what they cost: dollars of nine decimals, null where a model has no price."""
     usage = bill.usage
     counts = {
@@ -68,7 +69,8 @@ def usage_json(bill: Bill, overall_nano: int, cached: bool) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
-    cost = bill_json(bill, overall_nano)["cost"] | {"cached": cached}
+    left = {} if left_nano is None else {"budget_remaining": format_dollars(left_nano)}
+    cost = bill_json(bill, overall_nano)["cost"] | {"cached": cached} | left
     return counts | {"cost": cost} | ({"estimated": True} if usage.estimated else {})
 
 
@@ -90,7 +92,7 @@ class ChatVoice:
         return self._delta({"content": text})
 
     def last(self, answer: Answer) -> bytes:
-        usage = usage_json(answer.bill, answer.overall_nano, answer.cached)
+        usage = usage_json(answer.bill, answer.overall_nano, answer.cached, answer.left_nano)
         told = calls_json(answer.calls, self._request_id)
         calls = [self._delta({"tool_calls": [{"index": place} | call]}) for place, call in enumerate(told)]
         if self._usage_apart:
@@ -102,7 +104,7 @@ class ChatVoice:
     def failed(self, failure: PlatformError) -> bytes:
         told = openai_failure_json(failure)
         if failure.bill is not None:
-            told["usage"] = usage_json(failure.bill, failure.overall_nano, cached=False)
+            told["usage"] = usage_json(failure.bill, failure.overall_nano, False, failure.left_nano)
         return event(told)
 
     def _delta(

@@ -73,7 +73,7 @@ def render_vectors(answer: Answer, packed: bool) -> Response:
         {"object": "embedding", "index": place, "embedding": vector if packed else unpacked(vector)}
         for place, vector in enumerate(vectors)
     ]
-    usage = usage_json(answer.bill, answer.overall_nano, answer.cached)
+    usage = usage_json(answer.bill, answer.overall_nano, answer.cached, answer.left_nano)
     told = {name: usage[name] for name in ("prompt_tokens", "total_tokens", "cost")}
     return render_json({"object": "list", "data": data, "model": answer.bill.model, "usage": told}, answer)
 

@@ -9,6 +9,7 @@ from errors import PlatformError
 # OpenAI's words for kinds of errors; of the rest the request is at fault.
 KINDS = {
     401: "authentication_error",
+    402: "insufficient_quota",
     403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",

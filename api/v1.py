@@ -118,6 +118,7 @@ classification = classify.model(
 
 FAILURES = {
     400: "a field is not as it must be",
+    402: "a budget does not cover what this may cost; the sentence says what is left",
     413: "the body is too large",
     415: "the body is not JSON",
     422: "the provider refused the content",

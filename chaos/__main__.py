@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chaos.budget import budget
 from chaos.disk import disk
 from chaos.goal import FAILED, LACKS_A_TOOL, PASSED, LacksTool, Run
 from chaos.kill import kill
@@ -26,6 +27,7 @@ GOALS: dict[str, Callable[[Run], None]] = {
     "outage": outage,
     "streams": streams,
     "kill": kill,
+    "budget": budget,
     "postgres": postgres,
     "disk": disk,
 }

@@ -55,7 +55,7 @@ def open_rows(url: str) -> list[Row]:
 
 
 def _read(url: str, *queries: str) -> list[list[Row]]:
-    engine = create_engine(_reading_only(url))
+    engine = create_engine(reading_only(url))
     try:
         with engine.connect().execution_options(isolation_level=_isolation(url)) as connection:
             return [[dict(row) for row in connection.execute(text(query)).mappings()] for query in queries]
@@ -63,7 +63,7 @@ def _read(url: str, *queries: str) -> list[list[Row]]:
         engine.dispose()
 
 
-def _reading_only(url: str) -> str:
+def reading_only(url: str) -> str:
     path = url.removeprefix("sqlite:///")
     return url if path == url else f"sqlite:///file:{path}?mode=ro&uri=true"
 

@@ -142,6 +142,10 @@ class Platform:
             connection.close()
 
     @property
+    def settings(self) -> dict[str, str]:
+        return dict(self._settings)
+
+    @property
     def ledger_url(self) -> str:
         """For SQLAlchemy: the ledger as this platform keeps it, PostgreSQL's or its own file."""
         return self._settings.get("DATABASE_URL") or f"sqlite:///{self.data_dir / 'ledger.db'}"

@@ -33,6 +33,12 @@ STORIES = {
         "{kills} kills, {acknowledged:,} replies of {asks:,} asks; ready after {ready_seconds[median]} s, at most "
         "{ready_seconds[max]} s"
     ),
+    "budget": (
+        "{shared[asks]:,} asks on {shared[keys]} keys of one file, {shared[used]:.1%} of their room used, at least "
+        "{shared[least_used]:.1%}; {apart[asks]:,} on {apart[keys]} keys of two instances, {apart[used]:.1%}, at least "
+        "{apart[least_used]:.1%}; overshot 0; {shared[kills]} and {apart[kills]} kills, given back within "
+        "{shared[given_back_seconds]} and {apart[given_back_seconds]} s"
+    ),
     "postgres": (
         "{asks:,} asks; stopped {stopped[seconds]} s (p99 {stopped[p99_seconds]} s), frozen {frozen[seconds]} s "
         "(p99 {frozen[p99_seconds]} s), killed {killed[seconds]} s (p99 {killed[p99_seconds]} s); ok again after at "

@@ -15,7 +15,7 @@ import pytest
 from bounds import most_given
 from conftest import House
 from errors import BudgetExceeded, ModelGone, UpstreamRateLimited
-from identity import DAY, TOTAL, Budget
+from identity import DAY, MONTH, OPERATOR, TOTAL, Budget
 from pipeline import Pipeline
 from prices import format_dollars
 from providers.base import Call, Meter, Piece, Reply
@@ -138,6 +138,51 @@ def test_a_stream_says_it_in_its_bill_and_a_hit_in_its_headers_too(make):
     assert left(response) == bills[1]
     bill = post(house, "nobody-1", streamed).get_data(as_text=True).split("event: bill\ndata: ")[1]
     assert "budget_remaining" not in json.loads(bill)
+
+
+CHAT = {"messages": [{"role": "user", "content": "Name three rivers."}], "max_tokens": CAP}
+
+
+def chat(house: House, request_id: str, **more: Any) -> Any:
+    return house.client.post(
+        "/api/v2/chat/completions", json=CHAT | more, headers={"X-Request-ID": request_id}
+    )
+
+
+def test_openais_clients_find_it_beside_the_cost(make):
+    house = make(key("rich", 10**6))
+    whole = chat(house, "rich-1")
+    assert (
+        whole.get_json()["usage"]["cost"]["budget_remaining"] == left(whole) == format_dollars(10**6 - COST)
+    )
+    streamed = chat(house, "rich-2", stream=True).get_data(as_text=True)
+    assert f'"budget_remaining":"{format_dollars(10**6 - COST)}"' in streamed
+    assert "budget_remaining" not in chat(house, "nobody-1").get_json()["usage"]["cost"]
+
+
+def test_openais_clients_are_refused_in_their_own_words(make):
+    error = chat(make(key("poor", 1)), "poor-1").get_json()["error"]
+    assert (error["type"], error["code"]) == ("insufficient_quota", "budget_exceeded")
+
+
+def test_a_key_brings_its_budget_its_users_and_its_organisations(make_house, settings, provider):
+    """As an operator sets them, and read from the key that a request carries."""
+    house = make_house(build_services(settings, provider=provider))
+    accounts = house.services.accounts
+    home = accounts.create_organisation("acme", OPERATOR, budget=Budget("", MONTH, 10**9))
+    user = accounts.create_user(
+        "ada", "developer", OPERATOR, organisation=home.id, budget=Budget("", DAY, 5 * 10**8)
+    )
+    _, text = accounts.create_key("k", "developer", OPERATOR, user_id=user.id, organisation=home.id)
+    assert left(post(house, "one", Authorization=f"Bearer {text}")) == format_dollars(5 * 10**8 - COST)
+    own = Budget("", TOTAL, 10**6)
+    made, text = accounts.create_key(
+        "k", "developer", OPERATOR, user_id=user.id, organisation=home.id, budget=own
+    )
+    assert left(post(house, "two", Authorization=f"Bearer {text}")) == format_dollars(10**6)
+    spent = {scope for scope, _ in counters(house.services.ledger)}
+    assert {f"user:{user.id}:day", f"tenant:{home.id}:month"} <= spent
+    assert f"key:{made.id}:total" not in spent, "that one was a hit"
 
 
 def test_a_browsers_script_may_read_it(make):
