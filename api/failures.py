@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
-from api.limiting import RateLimited, counted_as
+from api.limiting import RateLimited, caller_of, counted_as
 from api.replies import render_bug, render_failure, render_refusal
 from api.visit import current_request, current_visit
 from enhanced_logging import RequestLogger
@@ -36,7 +36,8 @@ class Failures:
             self._house.metrics.shed()
             self._note_once("LOAD_SHED", "MEDIUM", "platform")
         elif isinstance(failure, RateLimited):
-            self._note_once("RATE_LIMITED", "LOW", counted_as(current_visit().identity, current_request()))
+            counted = counted_as(current_visit().identity, current_request())
+            self._note_once("RATE_LIMITED", "LOW", caller_of(request.remote_addr or "unknown"), counted)
         elif isinstance(failure, Forbidden) and not isinstance(failure, SwitchedOff):
             self._house.logger.log_security_event("AUTHZ_DENIED", "MEDIUM", _denied())
         elif isinstance(failure, BudgetExceeded | Unpriced):
@@ -63,16 +64,16 @@ class Failures:
         self._house.logger.log_error(error)
         return render_bug()
 
-    def _note_once(self, event: str, severity: str, who: str) -> None:
+    def _note_once(self, event: str, severity: str, who: str, counted: str = "") -> None:
         """One audit line a minute for what would otherwise write one for each refused request."""
-        if self._notes.increment_count((event, who)) == 1:
+        if self._notes.increment_count((event, counted or who)) == 1:
             self._house.logger.log_security_event(event, severity, {"who": who})
 
 
 def _denied() -> dict[str, str]:
     """Who tried what; the line has its route."""
-    caller = current_visit().identity
-    return {"who": caller.name, "role": caller.role or "", "method": current_request().method}
+    visit = current_visit()
+    return visit.signature() | {"role": visit.identity.role or "", "method": current_request().method}
 
 
 def log_failure(logger: RequestLogger, failure: PlatformError, **context: object) -> None:

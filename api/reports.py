@@ -204,7 +204,7 @@ def _ending(release: Callable[[], None], note: Callable[[int, bool], None]) -> C
 def _audit(hours: int, form: str) -> Callable[[int, bool], None]:
     """Notes who took how much; by then the request itself has gone."""
     told = {
-        "who": current_visit().identity.name,
+        **current_visit().signature(),
         "from": caller_of(current_request().remote_addr or "unknown"),
         "request_id": current_visit().request_id,
         "hours": hours,

@@ -43,6 +43,11 @@ class Visit:
     headers: list[tuple[str, str]] = field(default_factory=list)
     ended: bool = False
 
+    def signature(self) -> dict[str, str]:
+        """Who it is, for audit lines. Kind and id are apart: what follows `key:` would be taken for a secret."""
+        caller = self.identity
+        return {"by": caller.name.partition(":")[0], "by_id": caller.key_id or caller.user_id}
+
     def header_lines(self) -> bytes:
         """The headers as they stand on the wire. Their values are ours and hold no line breaks."""
         return "".join([f"{name}: {value}\r\n" for name, value in self.headers]).encode("latin-1")

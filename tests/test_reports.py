@@ -261,7 +261,8 @@ def test_an_export_leaves_an_audit_line_with_who_took_how_much(filled):
     (event,) = events(filled)
     assert (event["event"], event["severity"]) == ("EXPORT_WRITTEN", "LOW")
     told = {
-        "who": "anonymous",
+        "by": "anonymous",
+        "by_id": "",
         "from": "192.0.2.9",
         "request_id": response.headers["X-Request-ID"],
         "hours": 24,
