@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from commands import accounts, evaluate, ledger
+from commands import accounts, encryption, evaluate, ledger
 from commands.terminal import Refused, tell
 from config import ConfigError, load_settings
 from errors import PlatformError
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     accounts.add_commands(commands)
     ledger.add_commands(commands)
+    encryption.add_commands(commands)
     evaluate.add_command(commands)
     return whole
 

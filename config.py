@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
 import os
 import re
@@ -63,7 +65,7 @@ def _text(name: str, raw: str) -> str:
     return raw
 
 
-def _key(name: str, raw: str) -> str:
+def plain_key(name: str, raw: str) -> str:
     if not (raw.isascii() and raw.isprintable() and " " not in raw):
         raise ConfigError(f"{name} must be plain letters, digits and signs, without spaces or line breaks.")
     return raw
@@ -182,11 +184,28 @@ def _secret(name: str, raw: str) -> str:
         raise ConfigError(
             f"{name} must be a random secret of at least {SECRET_BYTES} characters. `openssl rand -hex 32` makes one."
         )
-    return _key(name, raw)
+    return plain_key(name, raw)
 
 
 def _secrets(name: str, raw: str) -> tuple[str, ...]:
     return tuple(_secret(name, part) for part in _names(name, raw))
+
+
+def _encryption_keys(name: str, raw: str) -> tuple[str, ...]:
+    keys = _names(name, raw)
+    if not all(is_encryption_key(key) for key in keys):
+        raise ConfigError(
+            f"{name} must list keys as `python cli.py new-encryption-key` prints them, with commas, the newest first."
+        )
+    return keys
+
+
+def is_encryption_key(text: str) -> bool:
+    """Whether it is the url-safe base64 of 32 bytes."""
+    try:
+        return len(text) == 44 and len(base64.b64decode(text, altchars=b"-_", validate=True)) == SECRET_BYTES
+    except (binascii.Error, ValueError):
+        return False
 
 
 def setting(default: Any, read: Callable[[str, str], Any] = _text, *, secret: bool = False) -> Any:
@@ -198,15 +217,15 @@ def setting(default: Any, read: Callable[[str, str], Any] = _text, *, secret: bo
 class Settings:
     """Everything that can be set; a field's upper-case name is its environment variable."""
 
-    google_api_key: str = setting("", _key, secret=True)
+    google_api_key: str = setting("", plain_key, secret=True)
     gemini_model: str = setting("gemini-3.1-flash-lite")
     gemini_fallback_models: tuple[str, ...] = setting(("gemini-3.5-flash-lite",), _names)
     gemini_base_url: str = setting("", _base_url)
-    openai_api_key: str = setting("", _key, secret=True)
+    openai_api_key: str = setting("", plain_key, secret=True)
     openai_model: str = setting("gpt-5.4-nano")
     openai_embedding_model: str = setting("text-embedding-3-small")
     openai_base_url: str = setting("", _base_url)
-    anthropic_api_key: str = setting("", _key, secret=True)
+    anthropic_api_key: str = setting("", plain_key, secret=True)
     anthropic_model: str = setting("claude-haiku-5-5")
     anthropic_base_url: str = setting("", _base_url)
     allow_http_providers: bool = setting(False, _yes_or_no)
@@ -255,6 +274,8 @@ class Settings:
 
     data_dir: str = setting("data")
     database_url: str = setting("", _database_url, secret=True)
+    idempotency_hours: int = setting(24, _whole(1, 8760))
+    encryption_keys: tuple[str, ...] = setting((), _encryption_keys, secret=True)
 
     log_dir: str = setting("logs")
     log_max_bytes: int = setting(10_485_760, _whole(4096, 1 << 40))
@@ -313,6 +334,7 @@ class Settings:
             *self.jwt_secret_key,
             self.admin_bootstrap_token,
             self.budget_webhook_secret,
+            *self.encryption_keys,
         )
         return tuple(filter(None, (*keys, *own, self.database_password)))
 
@@ -349,9 +371,20 @@ def _checked(settings: Settings) -> Settings:
     _check_addresses(settings)
     _check_accounts(settings)
     _check_webhook(settings)
+    if not settings.encryption_keys:  # else they may be kept in the database: checked once they are known
+        check_providers(settings)
+    return settings
+
+
+def check_providers(settings: Settings) -> None:
+    """Refuse what would start without the provider that was meant. Raises ConfigError."""
     if settings.mode != replace(settings, llm_providers=PROVIDERS).mode:
         raise ConfigError("LLM_PROVIDERS names no provider whose key is set. Add one, or leave it empty.")
-    return settings
+    for name, key in (("GEMINI", "GOOGLE"), ("ANTHROPIC", "ANTHROPIC")):
+        if getattr(settings, f"{name.lower()}_base_url") and not getattr(settings, f"{key.lower()}_api_key"):
+            raise ConfigError(
+                f"{name}_BASE_URL needs {key}_API_KEY beside it; any value will do for a test server."
+            )
 
 
 def _check_accounts(settings: Settings) -> None:
@@ -382,11 +415,6 @@ def _check_addresses(settings: Settings) -> None:
             raise ConfigError(
                 f"{name}_BASE_URL must be an https:// address; http:// is allowed for this machine, and for others "
                 "with ALLOW_HTTP_PROVIDERS=true: keys and prompts then travel for all to read."
-            )
-    for name, key in (("GEMINI", "GOOGLE"), ("ANTHROPIC", "ANTHROPIC")):
-        if addresses[name] and not getattr(settings, f"{key.lower()}_api_key"):
-            raise ConfigError(
-                f"{name}_BASE_URL needs {key}_API_KEY beside it; any value will do for a test server."
             )
 
 

@@ -21,8 +21,9 @@ class PlatformError(Exception):
         super().__init__(sentence or self.sentence)
         self.field = field
         self.retry_after = retry_after
-        # Set by the road: upstream calls that were made, and their bill where some were billed.
+        # Set by the road: upstream calls that were made, their bill where some were billed, and whether any may have been.
         self.attempts = 0
+        self.may_cost = False
         self.bill: Bill | None = None
         self.overall_nano = 0
         self.left_nano: int | None = None
@@ -138,6 +139,30 @@ class NotThere(PlatformError):
 
 class Conflict(PlatformError):
     status, code = 409, "conflict"
+
+
+class KeyReused(PlatformError):
+    """An Idempotency-Key that stands for another request already."""
+
+    status, code = 422, "idempotency_key_reused"
+    sentence = "This Idempotency-Key was sent with another body before. Send that body again, byte for byte, or take a new key."
+
+
+class StillAtWork(PlatformError):
+    """The first request under an Idempotency-Key has no reply yet."""
+
+    status, code = 409, "idempotency_key_in_use"
+    sentence = "The first request with this Idempotency-Key is still at work. Wait as long as Retry-After says, then send it again."
+
+
+class ReplyLost(PlatformError):
+    """A reply is kept, and no encryption key at hand opens it."""
+
+    status, code = 503, "reply_lost"
+    sentence = (
+        "The reply that is kept for this Idempotency-Key cannot be opened here. Tell your operator; another key makes "
+        "a new request, which may cost again."
+    )
 
 
 class BudgetExceeded(PlatformError):

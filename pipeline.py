@@ -129,7 +129,7 @@ class Pipeline:
         try:
             return self._answer_or_fail(trip)
         except LedgerUnavailable as failure:
-            failure.attempts = trip.meter.attempts
+            _count(failure, trip.meter)
             self._close_unwritten(trip, failure.status)
             if trip.meter.charges:
                 failure.bill = self._bill(trip)
@@ -301,7 +301,7 @@ class Pipeline:
         if trip.recorded:
             return
         status = MISS if trip.ask.reads_cache else BYPASS
-        failure.attempts = trip.meter.attempts
+        _count(failure, trip.meter)
         answer = self._record(trip, "", self._bill(trip), status, status=failure.status)
         failure.left_nano = answer.left_nano
         if trip.meter.charges:
@@ -382,6 +382,12 @@ def _is_another_callers(failure: Exception, ask: Ask) -> bool:
     if isinstance(failure, BudgetExceeded):
         return failure.scope not in [budget.scope for budget in ask.budgets]
     return isinstance(failure, CallerLeft) or (isinstance(failure, Unpriced) and not ask.budgets)
+
+
+def _count(failure: PlatformError, meter: Meter) -> None:
+    """Note what this ask's own calls came to; a failure of a shared flight was another's before."""
+    failure.attempts = meter.attempts
+    failure.may_cost = bool(meter.charges or meter.unknown_attempts)
 
 
 def _as_ones_own(shared: SharedFailure) -> Exception:

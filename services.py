@@ -20,6 +20,7 @@ from lru_cache import RateLimitCache, ResponseCache
 from metrics import Metrics, PrometheusMetrics
 from pipeline import Pipeline
 from prices import PriceBook, price_book
+from provider_keys import with_kept_keys
 from providers.anthropic import AnthropicProvider
 from providers.base import Provider, Terms
 from providers.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
@@ -29,12 +30,15 @@ from providers.openai import OpenAIProvider
 from providers.retry import Guard, RetryPolicy
 from providers.sandbox import SandboxProvider
 from security.redaction import make_redactor
+from security.sealing import Sealing
 from single_flight import SingleFlight
 from soft_limits import SoftLimits
 from store.accounts import Accounts
 from store.db import ledger_url
 from store.ledger import Ledger
 from store.patient import Patient
+from store.replays import Replays
+from store.rows import storable
 from streams import Roads
 from tasks import EMBEDDINGS
 from webhook import Events, NoEvents, Webhook, http_post
@@ -82,6 +86,7 @@ class Services:
     auth: Authenticator
     soft_limits: SoftLimits
     events: Events
+    replays: Replays
     load: Load = field(default_factory=Load)
 
     def checks(self) -> dict[str, str]:
@@ -113,7 +118,9 @@ class Services:
 def build_services(
     settings: Settings, *, provider: Provider | None = None, providers: Sequence[Provider] = ()
 ) -> Services:
-    """The house as the settings want it, or with other providers; nothing is opened or started yet."""
+    """The house as the settings want it, or with other providers; nothing is started yet, and nothing opened but for
+    a look at the keys of providers, where those may be kept in the database."""
+    settings = with_kept_keys(settings)
     cache = ResponseCache(
         settings.cache_max_size, settings.cache_ttl_seconds, max_bytes=settings.cache_max_bytes
     )
@@ -126,9 +133,10 @@ def build_services(
     chain = _chain(settings, providers, gate, metrics)
     counter = TokenCounter(settings.tiktoken_cache_dir)
     prices = price_book(settings.prices_file)
+    sealing = Sealing(settings.encryption_keys)
     logger, events = _logger(settings, writer), _events(settings)
     soft_limits = SoftLimits(logger.log_security_event, metrics.soft_limit_reached, events)
-    ledger = _ledger(settings, soft_limits)
+    ledger = _ledger(settings, soft_limits, sealing)
     tracker = _tracker(settings, writer, counter, ledger)
     pipeline = Pipeline(
         chain=chain,
@@ -143,6 +151,8 @@ def build_services(
         estimate=counter.count_tokens,
     )
     database = Patient(_database_url(settings), ledger.check_database)
+    replays = Replays(database, sealing, hours=settings.idempotency_hours)
+    ledger.chores.append(replays.tend)
     accounts = build_accounts(settings, database, logger.log_security_event)
     auth = build_auth(settings, database, accounts, logger.log_security_event, later=_in_background)
     services = Services(
@@ -165,6 +175,7 @@ def build_services(
         auth,
         soft_limits,
         events,
+        replays,
     )
     metrics.read_from(functools.partial(_readings, services))
     return services
@@ -222,17 +233,22 @@ def _database_url(settings: Settings) -> URL:
         raise ConfigError(f"DATABASE_URL {wrong}.") from None
 
 
-def _ledger(settings: Settings, soft_limits: SoftLimits) -> Ledger:
-    url = _database_url(settings)
-    keeps = settings.prompt_log != "off"
+def _ledger(settings: Settings, soft_limits: SoftLimits, sealing: Sealing) -> Ledger:
     return Ledger(
-        url,
+        _database_url(settings),
         settings.data_dir,
         lease_seconds=settings.llm_timeout_seconds,
-        keeps_texts=keeps,
+        kept_text=_kept_text(settings, sealing),
         seats=waiting_seats(settings.threads),
         on_soft_limit=soft_limits.reached,
     )
+
+
+def _kept_text(settings: Settings, sealing: Sealing) -> Callable[[str], str | None]:
+    """What a row keeps of a prompt or answer."""
+    if settings.prompt_log == "off":
+        return lambda _: None
+    return lambda text: sealing.seal_text(storable(text))
 
 
 def _events(settings: Settings) -> Events:
@@ -288,6 +304,7 @@ def _readings(services: Services) -> Iterable[Metric]:
             services.events.dropped,
         ),
         "llm_budget_events_failed": ("Events that the webhook did not take.", services.events.failed),
+        "llm_replays": ("Replies given again for an Idempotency-Key.", services.replays.repeated),
         "llm_log_lines_dropped": ("Log lines lost because the queue was full.", services.writer.dropped),
         "llm_log_write_errors": ("Failed writes to log files.", services.writer.errors),
     }
@@ -302,6 +319,10 @@ def _readings(services: Services) -> Iterable[Metric]:
             services.ledger.waiting,
         ),
         "llm_ledger_degraded": ("1 while rows go to the spool or nowhere.", services.ledger.state != "ok"),
+        "llm_replays_owed": (
+            "Replies that could not be kept for their Idempotency-Keys yet.",
+            services.replays.owed,
+        ),
         "llm_limiter_keys": ("Callers that the limiter counts.", limits["size"]),
         "llm_server_queue": ("Requests that wait for a thread.", services.load.queue_length()),
     }

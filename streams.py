@@ -60,10 +60,11 @@ class Stream:
     """One answer on its way, made by `road` on a thread of its own.
 
     Whoever reads may stop at any time, or never start: the road sees it at the next piece, and settles its bill
-    whatever happens.
+    whatever happens. goes_on: it goes on to its end all the same.
     """
 
-    def __init__(self, road: Road, roads: Roads) -> None:
+    def __init__(self, road: Road, roads: Roads, *, goes_on: bool = False) -> None:
+        self._goes_on = goes_on
         self._news: queue.SimpleQueue[Beginning | str | None] = queue.SimpleQueue()
         self._left = threading.Event()
         self._answer = roads.start(functools.partial(road, self))
@@ -81,7 +82,7 @@ class Stream:
         """The reader sees the end when the bill is settled."""
 
     def _tell(self, news: Beginning | str) -> None:
-        if self._left.is_set():
+        if self._left.is_set() and not self._goes_on:
             raise CallerLeft()
         self._news.put(news)
 

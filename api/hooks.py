@@ -14,6 +14,8 @@ from flask import Flask, Request, Response, g
 
 from api.failures import log_failure
 from api.guard import Guard, admit
+from api.idempotency import ENVIRON as KEY_SENT
+from api.idempotency import Once
 from api.limiting import Limits, RateLimited, build_limits
 from api.replies import JSON
 from api.sse import shown
@@ -56,12 +58,14 @@ class Hooks:
 
     def __init__(self, house: Services, limits: Limits) -> None:
         self._house, self._limits, self._familiar = house, limits, Familiar()
+        self._once = Once(house)
         self._guard = Guard(house.auth, required=house.settings.auth == "required")
         self._hosts = house.settings.accepted_hosts
         self._sunset = sunset_headers(house.settings.api_v1_sunset)
 
-    def receive(self) -> None:
-        """An id, a clock, an identity and a START line for the request; then refuse what must not go further."""
+    def receive(self) -> Response | None:
+        """An id, a clock, an identity and a START line for the request; then refuse what must not go further, and
+        answer what was answered before."""
         asked = current_request()
         given = asked.environ.get("HTTP_X_REQUEST_ID")
         kept = given if given and REQUEST_ID.fullmatch(given) else new_request_id()
@@ -78,6 +82,7 @@ class Hooks:
         rule = asked.url_rule
         if rule is not None and _is_limited(rule.endpoint) and asked.method != "OPTIONS":
             self._admit(visit, asked, rule.rule)
+        return self._once.meet(visit, asked) if KEY_SENT in asked.environ else None
 
     def _identify(self, visit: Visit, asked: Request) -> PlatformError | None:
         """Who it is, for every log line of the request, the first one too; or what to refuse them with."""
@@ -109,6 +114,8 @@ class Hooks:
         kind = response.content_type or ""
         if kind == "application/json":  # Flask-RESTX leaves the charset out
             response.content_type = JSON
+        if visit.claim is not None:
+            self._once.part(visit, response)
         visit.headers += _common_headers(visit, response)
         if self._sunset and current_request().path.startswith("/api/v1/"):
             visit.headers += self._sunset
@@ -150,7 +157,7 @@ class Hooks:
             (answer.text if texts else None) if answer else {"code": visit.error_code},
             status,
             cached=bool(answer and answer.cached),
-            cost_info=_cost_info(answer) if answer else None,
+            cost_info=_cost_info(visit),
             prompt=visit.prompt if texts else None,
         )
         house.metrics.request(method, route, status, time.monotonic() - visit.started)
@@ -212,5 +219,8 @@ def _page_headers(endpoint: str | None) -> list[tuple[str, str]]:
     ]
 
 
-def _cost_info(answer: Answer) -> dict[str, Any]:
+def _cost_info(visit: Visit) -> dict[str, Any] | None:
+    answer = visit.answer
+    if answer is None:
+        return None if visit.replay_of is None else {"replay_of": visit.replay_of}
     return {"cost_nanodollars": answer.bill.total_nano, "cache_status": answer.cache_status}

@@ -23,7 +23,7 @@ JSON = "application/json; charset=utf-8"
 EXPOSED_HEADERS = (
     "X-Request-ID X-Cost-Input X-Cost-Output X-Cost-Total X-Cost-Overall X-Cost-Saved X-Cost-Known "
     "X-Tokens-Input X-Tokens-Output X-Tokens-Estimated X-Cached X-Cache-Status X-Model X-Provider "
-    "X-Upstream-Attempts X-Params-Ignored X-Budget-Remaining "
+    "X-Upstream-Attempts X-Params-Ignored X-Budget-Remaining Idempotent-Replayed Idempotent-Request-ID "
     "RateLimit-Limit RateLimit-Remaining RateLimit-Reset Retry-After Deprecation Sunset Link"
 ).split()
 
@@ -63,12 +63,11 @@ def answer_headers(answer: Answer) -> list[tuple[str, str]]:
         ("X-Upstream-Attempts", str(answer.bill.attempts)),
         *budget_headers(answer.left_nano),
     ]
-    return headers + ignored_header(answer.ignored)
+    return headers + ignored_header(answer.ignored + current_visit().left_out)
 
 
-def ignored_header(by_model: tuple[str, ...]) -> list[tuple[str, str]]:
+def ignored_header(ignored: tuple[str, ...]) -> list[tuple[str, str]]:
     """The parameters that changed nothing: those that the model does not take, and those that it was not told."""
-    ignored = by_model + current_visit().left_out
     return [("X-Params-Ignored", ", ".join(ignored))] if ignored else []
 
 
@@ -127,6 +126,7 @@ def render_failure(failure: PlatformError) -> Response:
     visit = current_visit()
     if isinstance(failure, RateLimited):
         visit.allowance = failure.allowance
+    visit.may_cost = failure.may_cost
     if failure.bill is not None:
         visit.headers += bill_headers(failure.bill, failure.overall_nano)
     visit.headers += budget_headers(failure.left_nano)
@@ -144,9 +144,9 @@ def _wait(failure: PlatformError) -> float | None:
     """Seconds to wait: what the provider asked for, else what the failure says; on 429 and 503 always some."""
     told = getattr(failure, "delay", None)
     wait = failure.retry_after if told is None else told
-    if failure.status not in (429, 503):
-        return None
-    return 1.0 if wait is None else wait
+    if failure.status in (429, 503):
+        return 1.0 if wait is None else wait
+    return failure.retry_after
 
 
 def render_refusal(refusal: HTTPException) -> Response:
@@ -173,6 +173,7 @@ def _unnamed(status: int) -> tuple[str, str]:
 
 def render_bug() -> Response:
     """The outermost 500. What happened stands in our log only."""
+    current_visit().may_cost = True  # nobody knows how far it came
     return _error(PlatformError.status, PlatformError.code, PlatformError.sentence)
 
 

@@ -79,7 +79,7 @@ def read_body(known: Iterable[str], example: str = '{"prompt": "Hello"}') -> dic
     asked = current_request()
     if not _is_json(asked) or "HTTP_CONTENT_ENCODING" in asked.environ:
         raise UnsupportedMedia()
-    body = _parse(_data(asked), example)
+    body = _parse(body_of(asked), example)
     for name in body:
         if name not in known:
             raise InvalidInput(
@@ -94,7 +94,7 @@ def _is_json(asked: Request) -> bool:
     return asked.environ.get("CONTENT_TYPE") == "application/json" or asked.mimetype == "application/json"
 
 
-def _data(asked: Request) -> bytes:
+def body_of(asked: Request) -> bytes:
     """The body. Where its length is known it is read at once, past the counting stream that would guard it."""
     length = asked.environ.get("CONTENT_LENGTH", "")
     if not length.isdecimal():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 from flask import Response
@@ -14,11 +15,16 @@ from api.replies import answer_headers, bill_json, ignored_header
 from api.visit import Visit, current_visit
 from errors import PlatformError
 from services import Services
-from streams import Stream
-from taps import Beginning
+from streams import Road, Stream
+from taps import Beginning, Tap
 from tasks import Answer, Ask
 
+if TYPE_CHECKING:
+    from store.replays import Claim
+
 EVENTS = "text/event-stream; charset=utf-8"
+# Nginx would hold events back.
+UNBUFFERED = ("X-Accel-Buffering", "no")
 # A comment: clients skip it, and a reader who has left is found out by it.
 HEARTBEAT = b": heartbeat\n\n"
 
@@ -54,25 +60,72 @@ class EventStream:
 
 def stream_answer(house: Services, ask: Ask, voice: Voice) -> Response:
     """The answer to an ask as events. Raises the PlatformError of an ask that fails before its first piece."""
-    stream = Stream(functools.partial(house.pipeline.answer, ask), house.roads)
-    first = stream.start()
     visit = current_visit()
+    road: Road = functools.partial(house.pipeline.answer, ask)
+    if visit.claim is not None:
+        road = Tape(road, copy.deepcopy(voice), functools.partial(_keep, house, visit, visit.claim))
+    stream = Stream(road, house.roads, goes_on=visit.claim is not None)
+    first = stream.start()
     if isinstance(first, Answer):
         visit.answer = first
         visit.headers += answer_headers(first)
         return _reply(visit, EventStream(stream, iter((_whole(voice, first),))))
-    visit.headers += _beginning_headers(first)
+    visit.headers += _beginning_headers(first, visit)
     visit.stream = stream
     events = _events(stream, first, voice, house.settings.stream_heartbeat_seconds)
     return _reply(visit, EventStream(stream, events))
 
 
+class Tape:
+    """A road that is listened to as far as it goes, whoever reads: `keep` gets all that was to be heard.
+
+    An answer without a beginning is no stream, and nothing of it is kept here.
+    """
+
+    def __init__(self, road: Road, voice: Voice, keep: Callable[[Beginning, bytes], None]) -> None:
+        self._road, self._voice, self._keep = road, voice, keep
+        self._beginning: Beginning | None = None
+        self._said: list[bytes] = []
+
+    def __call__(self, tap: Tap) -> Answer:
+        self._tap = tap
+        try:
+            answer = self._road(self)
+        except Exception as failure:
+            self._end(self._voice.failed, shown(failure))
+            raise
+        self._end(self._voice.last, answer)
+        return answer
+
+    def begin(self, beginning: Beginning) -> None:
+        self._beginning = beginning
+        self._said.append(self._voice.begin(beginning))
+        self._tap.begin(beginning)
+
+    def say(self, text: str) -> None:
+        self._said.append(self._voice.piece(text))
+        self._tap.say(text)
+
+    def end(self) -> None:
+        self._tap.end()
+
+    def _end(self, say: Callable[[Any], bytes], outcome: Answer | PlatformError) -> None:
+        """The reader is told of the end only after that."""
+        if self._beginning is not None:
+            self._keep(self._beginning, b"".join([*self._said, say(outcome)]))
+
+
+def _keep(house: Services, visit: Visit, claim: Claim, first: Beginning, body: bytes) -> None:
+    headers = [("Content-Type", EVENTS), *_beginning_headers(first, visit), UNBUFFERED]
+    house.replays.keep(claim, 200, headers, body)
+
+
 def _reply(visit: Visit, body: EventStream) -> Response:
-    visit.headers.append(("X-Accel-Buffering", "no"))  # nginx would hold events back
+    visit.headers.append(UNBUFFERED)
     return Response(body, content_type=EVENTS)
 
 
-def _beginning_headers(first: Beginning) -> list[tuple[str, str]]:
+def _beginning_headers(first: Beginning, visit: Visit) -> list[tuple[str, str]]:
     headers = [
         ("X-Cached", "false"),
         ("X-Cache-Status", first.cache_status),
@@ -80,7 +133,7 @@ def _beginning_headers(first: Beginning) -> list[tuple[str, str]]:
         ("X-Provider", first.provider),
         ("X-Upstream-Attempts", str(first.attempts)),
     ]
-    return headers + ignored_header(first.ignored)
+    return headers + ignored_header(first.ignored + visit.left_out)
 
 
 def _whole(voice: Voice, answer: Answer) -> bytes:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from api.limiting import Allowance
+    from store.replays import Claim
     from streams import Stream
 
 
@@ -39,6 +40,11 @@ class Visit:
     # Parameters of the request that no provider is told.
     left_out: tuple[str, ...] = ()
     allowance: Allowance | None = None
+    # The right to serve what was sent with an Idempotency-Key, and the id of the request whose reply is given again.
+    claim: Claim | None = None
+    replay_of: str | None = None
+    # Whether a failure may have been billed by a provider.
+    may_cost: bool = False
     # What the reply says beside its body; add_headers puts it there.
     headers: list[tuple[str, str]] = field(default_factory=list)
     ended: bool = False

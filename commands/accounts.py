@@ -13,21 +13,15 @@ from typing import Any
 
 from account_services import build_accounts
 from commands import account_options as options
+from commands.desk import desk
 from commands.terminal import Refused, say, table
-from config import ConfigError, Settings
-from enhanced_logging import RequestLogger
+from config import Settings
 from errors import NotThere
 from identity import OPERATOR
-from log_writer import LogWriter
-from security.redaction import make_redactor
 from store.account_rows import Organisation, Thing, told
 from store.accounts import FIRST_ORGANISATION, Accounts
-from store.db import ledger_url, migrate, open_engine
-from store.patient import Patient
 from store.rows import MICRO
 
-# The platform turns the pages of its logs; a second process that did so too could lose lines of the first.
-NEVER_TURNED = 1 << 40
 DAY_US = 86_400 * MICRO
 
 Command = argparse.ArgumentParser
@@ -215,22 +209,8 @@ def _running(work: Work) -> Callable[[Settings, argparse.Namespace], int]:
 @contextmanager
 def opened(settings: Settings) -> Iterator[Accounts]:
     """The accounts in the database of the settings, which is made if there is none."""
-    try:
-        url = ledger_url(settings.database_url, settings.data_dir)
-    except ValueError as wrong:
-        raise ConfigError(f"DATABASE_URL {wrong}.") from None
-    engine = open_engine(url)
-    migrate(engine)
-    engine.dispose()
-    writer = LogWriter(redact=make_redactor(settings.secrets))
-    logger = RequestLogger(settings.log_dir, writer=writer, max_bytes=NEVER_TURNED)
-    database = Patient(url, lambda: None)
-    try:
-        yield build_accounts(settings, database, logger.log_security_event)
-    finally:
-        database.close()
-        logger.close()
-        writer.close()
+    with desk(settings) as (database, audit):
+        yield build_accounts(settings, database, audit)
 
 
 def organisation_of(accounts: Accounts, name: str | None) -> Organisation:

@@ -109,18 +109,19 @@ budgets = Table(
 replays = Table(
     "replays",
     metadata,
-    Column("caller", String(100), primary_key=True),
-    # A digest of route and Idempotency-Key.
-    Column("name", String(64), primary_key=True),
+    # A digest of caller, route and Idempotency-Key.
+    _id("name", 64),
+    _text("caller", 160),
     Column("body_digest", String(64), nullable=False),
+    # Of the first request; and a random word by which whoever serves it knows that it still may.
     Column("request_id", String(160), nullable=False),
-    Column("instance", String(32), nullable=False),
+    Column("claim", String(32), nullable=False),
     # A claim without a reply is over by then.
     Column("claimed_until_us", BigInteger, nullable=False),
     # None while the request is at work.
     Column("status", Integer),
-    Column("headers", Text),
-    Column("body", LargeBinary),
+    # Headers and body, sealed where there are keys for it.
+    Column("reply", LargeBinary),
     Column("expires_us", BigInteger, nullable=False, index=True),
 )
 

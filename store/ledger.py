@@ -62,13 +62,13 @@ class Ledger:
         data_dir: str,
         *,
         lease_seconds: float,
-        keeps_texts: bool = False,
+        kept_text: Callable[[str], str | None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.monotonic,
         seats: tuple[int, int] = SEATS,
         on_soft_limit: Callable[[Crossing], None] = lambda _: None,
     ) -> None:
-        self._clock, self._timer, self._keeps_texts = clock, timer, keeps_texts
+        self._clock, self._timer, self._kept_text = clock, timer, kept_text
         self._lease_us = round((lease_seconds + GRACE_SECONDS) * MICRO)
         self._engine = open_engine(url)
         self._reader = open_engine(url, reads_only=True)
@@ -88,6 +88,8 @@ class Ledger:
         self._owed: list[Write] = []
         self._keeper: threading.Thread | None = None
         self._stopped, self._next_round = threading.Event(), 0.0
+        # What else is to be looked after now and then, by others' own means.
+        self.chores: list[Callable[[], None]] = []
         self.given_up = self.commits = self.rows = self.keeper_errors = 0
 
     # The two writes of a request.
@@ -170,7 +172,7 @@ class Ledger:
         """
         opened = record.opened
         mark = opened.mark if opened else secrets.randbits(63)
-        row = closed_row(record, mark, self._instance.name, self._keeps_texts)
+        row = closed_row(record, mark, self._instance.name, self._kept_text)
         holds = holds_for(record.budgets, row.at_us) if record.budgets else ()
         overall = self._submit(Write(row, CLOSES if opened else NEW, holds))
         record.left_nano = left_nano(holds)
@@ -306,6 +308,8 @@ class Ledger:
             elif self._timer() >= self._next_round:
                 self._next_round = self._timer() + ROUND_SECONDS
                 self._take_over()
+            for chore in self.chores:
+                chore()
         except write_errors() as failure:
             log.info("the ledger still waits: %s", type(failure).__name__)
         except Exception:  # the keeper must live: nobody else brings the spool home

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -86,8 +87,8 @@ def row_from(stored: Any) -> Row:
     return row
 
 
-def closed_row(record: CostRecord, mark: int, instance: str, keeps_texts: bool) -> Row:
-    """The row of a request that is over. Long, because it names every column once."""
+def closed_row(record: CostRecord, mark: int, instance: str, kept_text: Callable[[str], str | None]) -> Row:
+    """The row of a request that is over; `kept_text` is what is kept of a text. Long: it names every column once."""
     opened = record.opened
     free = record.cache_status if record.cache_status in ("hit", "coalesced") else ""
     lost = record.unknown_attempts
@@ -126,8 +127,8 @@ def closed_row(record: CostRecord, mark: int, instance: str, keeps_texts: bool) 
         prompt_hash=record.prompt_hash,
         language=record.language,
         lines=record.lines,
-        prompt=_storable(record.prompt) if keeps_texts else None,
-        response=_storable(record.response) if keeps_texts else None,
+        prompt=kept_text(record.prompt),
+        response=kept_text(record.response),
         classified=record.classified,
         holds=opened.holds if opened else "",
     )
@@ -145,7 +146,7 @@ def is_open(row: Row) -> bool:
     return row.state == OPEN
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     return text.replace("\x00", "\ufffd")  # PostgreSQL takes every character but this one
 
 

@@ -13,7 +13,7 @@ FLOORS = {
     "app": 5, "serve": 5, "wire": 5, "cli": 5,
     "commands": 5,
     "api": 4,
-    "services": 3, "account_services": 3,
+    "services": 3, "account_services": 3, "provider_keys": 3,
     "pipeline": 2, "analytics": 2,
     "gemini_wrapper": 1, "providers": 1, "cost_tracker": 1, "store": 1, "metrics": 1, "auth": 1,
     "enhanced_logging": 1, "log_writer": 1, "log_lines": 1, "rotating_file": 1, "usage_sums": 1, "security": 1,

@@ -22,7 +22,7 @@ from prices import Rates
 from store.db import is_current, ledger_url, migrate, open_engine
 from store.instances import Instance
 from store.ledger import Ledger
-from store.rows import charges_from, charges_text
+from store.rows import charges_from, charges_text, storable
 from store.tables import REVISION, language_days, metadata
 from tasks import Charge, Usage
 from tests.ledger_house import (
@@ -196,7 +196,7 @@ def test_the_same_request_id_twice_makes_two_rows(ledger):
 
 
 def test_texts_are_kept_only_where_that_was_allowed(make_ledger):
-    silent, keeping = make_ledger(), make_ledger(keeps_texts=True)
+    silent, keeping = make_ledger(), make_ledger(kept_text=storable)
     silent.close(record("silent", prompt="p", response="r"))
     keeping.close(record("keeping", prompt="p\x00q", response="r"))
     kept = {row["request_id"]: (row["prompt"], row["response"]) for row in rows(silent)}

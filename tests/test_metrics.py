@@ -45,6 +45,8 @@ FAMILIES = {
     "llm_ledger_given_up": "counter",
     "llm_ledger_keeper_errors": "counter",
     "llm_ledger_degraded": "gauge",
+    "llm_replays": "counter",
+    "llm_replays_owed": "gauge",
     "llm_log_lines_dropped": "counter",
     "llm_log_write_errors": "counter",
     "llm_budget_refusals": "counter",

@@ -62,17 +62,16 @@ def upgrade() -> None:
     )
     op.create_table(
         "replays",
-        sa.Column("caller", sa.String(length=100), nullable=False),
         sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("caller", sa.String(length=160), server_default="", nullable=False),
         sa.Column("body_digest", sa.String(length=64), nullable=False),
         sa.Column("request_id", sa.String(length=160), nullable=False),
-        sa.Column("instance", sa.String(length=32), nullable=False),
+        sa.Column("claim", sa.String(length=32), nullable=False),
         sa.Column("claimed_until_us", sa.BigInteger(), nullable=False),
         sa.Column("status", sa.Integer(), nullable=True),
-        sa.Column("headers", sa.Text(), nullable=True),
-        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.Column("reply", sa.LargeBinary(), nullable=True),
         sa.Column("expires_us", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("caller", "name", name=op.f("pk_replays")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_replays")),
     )
     with op.batch_alter_table("replays", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_replays_expires_us"), ["expires_us"], unique=False)
