@@ -129,7 +129,7 @@ def run_remove(settings: Settings, chosen: argparse.Namespace) -> int:
 
 
 def run_list(settings: Settings, chosen: argparse.Namespace) -> int:
-    with opened(settings) as engine, engine.connect() as connection:
+    with desk(settings) as (database, _), database.look() as connection:
         kept = Vault(connection, Sealing(settings.encryption_keys)).kept()
     facts = [
         {

@@ -93,14 +93,14 @@ def _count(connection: Connection, place: Place) -> int:
 
 
 def _page(connection: Connection, place: Place, last: Any, sealing: Sealing, found: Resealed) -> Any:
-    """The key of the last row that was looked at; None where there were no more."""
+    """The key of the last row that was looked at; None where no page of them is left: a few new ones come all the time."""
     query = select(place.key, *place.named, *place.columns).where(place.rows)
     if last is not None:
         query = query.where(place.key > last)
     page = connection.execute(query.order_by(place.key).limit(PAGE).with_for_update()).mappings().all()
     for row in page:
         _row(connection, place, row, sealing, found)
-    return page[-1][place.key.name] if page else None
+    return page[-1][place.key.name] if len(page) == PAGE else None
 
 
 def _row(connection: Connection, place: Place, row: Any, sealing: Sealing, found: Resealed) -> None:
