@@ -9,7 +9,7 @@ WORKERS ?= 2
 NEEDS  := sys.version_info >= (3, 11)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test browser check format bench bench-ledger savings tokenizer chaos chaos-storm chaos-outage chaos-streams chaos-kill chaos-budget chaos-postgres chaos-disk lock clean
+.PHONY: help run test browser check format bench bench-ledger savings tokenizer chaos chaos-storm chaos-outage chaos-streams chaos-kill chaos-budget chaos-postgres chaos-disk chaos-replay lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ chaos-postgres: $(VENV)/.dev ## stop, freeze and kill PostgreSQL under load: no 
 
 chaos-disk: $(VENV)/.dev ## a disk of 1 MB runs full: no 200 without a row (needs root, for mount)
 	$(PY) -m chaos disk --seed $(SEED)
+
+chaos-replay: $(VENV)/.dev ## 1,000 Idempotency-Keys, each five times at once, in two processes and over restarts: 1,000 calls
+	$(PY) -m chaos replay --seed $(SEED)
 
 tokenizer: $(VENV)/.run ## fetch tiktoken's file, for exact counts where a provider gives none (needs npm)
 	$(PY) benchmarks/prime_tokenizer.py --out .tiktoken

@@ -17,6 +17,7 @@ from chaos.goal import FAILED, LACKS_A_TOOL, PASSED, LacksTool, Run
 from chaos.kill import kill
 from chaos.outage import outage
 from chaos.postgres import postgres
+from chaos.replay import replay
 from chaos.storm import storm
 from chaos.streams import streams
 from chaos.table import publish
@@ -30,6 +31,7 @@ GOALS: dict[str, Callable[[Run], None]] = {
     "budget": budget,
     "postgres": postgres,
     "disk": disk,
+    "replay": replay,
 }
 LONGEST_SECONDS = 900
 

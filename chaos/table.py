@@ -44,6 +44,12 @@ STORIES = {
         "(p99 {frozen[p99_seconds]} s), killed {killed[seconds]} s (p99 {killed[p99_seconds]} s); ok again after at "
         "most {ok_again_seconds_max} s"
     ),
+    "replay": (
+        "on SQLite and PostgreSQL: {sqlite[keys]:,} and {postgresql[keys]:,} keys in {sqlite[asks]:,} and "
+        "{postgresql[asks]:,} asks, {sqlite[calls]:,} and {postgresql[calls]:,} calls and as many charged rows; "
+        "{sqlite[replayed]:,} and {postgresql[replayed]:,} replayed, {sqlite[changed_bodies_refused]} and "
+        "{postgresql[changed_bodies_refused]} changed bodies refused"
+    ),
     "disk": "{asks:,} asks, {rows:,} rows; served again after at most {recovery_seconds_max} s",
 }
 
