@@ -119,9 +119,10 @@ classification = classify.model(
 FAILURES = {
     400: "a field is not as it must be",
     402: "a budget does not cover what this may cost; the sentence says what is left",
+    409: "the first request with this Idempotency-Key is still at work",
     413: "the body is too large",
     415: "the body is not JSON",
-    422: "the provider refused the content",
+    422: "the provider refused the content, or the Idempotency-Key was sent with another body before",
     429: "too many requests",
     502: "the provider answered with an error",
     503: "no provider is available",
@@ -137,6 +138,12 @@ def documented(namespace: Namespace, body: Any, reply: Any, failure: Any = failu
             namespace.response(status, text, failure)(view)
         namespace.response(200, "the answer; the headers say what it cost", reply)(view)
         namespace.expect(body)(view)
+        namespace.param(
+            "Idempotency-Key",
+            "a request that is repeated under it is served once, and gets the first reply again",
+            _in="header",
+            maxLength=255,
+        )(view)
         return view
 
     return decorate
