@@ -75,7 +75,7 @@ def _moment(value: Any) -> int | None:
         at_us = round(at.timestamp() * MICRO) if at.tzinfo is not None else 0
     except (TypeError, ValueError, OverflowError):
         at_us = 0
-    if at_us <= time.time() * MICRO:
+    if not time.time() * MICRO < at_us < account_rules.YEAR_10000_US:
         raise InvalidInput(
             "`expires` must be a moment to come, with its offset, such as `2027-01-31T00:00:00+00:00`; or null.",
             field="expires",

@@ -40,7 +40,8 @@ def read_embed(settings: Settings) -> EmbedAsk:
     inputs = _inputs(body.get("input"), settings.max_prompt_chars)
     if body.get("dimensions") is not None:
         raise InvalidInput("`dimensions` is not taken here. Leave it out.", field="dimensions")
-    form = rules.one_of(body.get("encoding_format") or "float", "encoding_format", FORMATS)
+    wanted = body.get("encoding_format")
+    form = rules.one_of("float" if wanted is None else wanted, "encoding_format", FORMATS)
     note_left_out(body, frozenset({"user"}))
     model = read_model(body.get("model"))
     ask = make_ask(Task.EMBED, "\n".join(inputs), settings, inputs=inputs, model=model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import false, select, tuple_
+from sqlalchemy import and_, or_, select, tuple_
 
 from errors import InvalidInput
 from identity import Identity, Scope
@@ -23,9 +23,15 @@ def keys_page(database: Patient, by: Identity, after: str, size: int) -> tuple[R
     """The keys that `by` may see and change, after the one of that id; and the id after which there are more, if any."""
     mine: list[ColumnElement[bool]] = [api_keys.c.organisation == by.tenant]
     if Scope.ADMIN not in by.scopes:
-        own = api_keys.c.user_id == by.user_id if by.user_id else api_keys.c.id == by.key_id
-        mine.append(own if by.user_id or by.key_id else false())
+        mine.append(_own(by))
     return _page(database, api_keys, mine, after, size)
+
+
+def _own(by: Identity) -> ColumnElement[bool]:
+    """The keys of one's user, else the key itself, and those of no user that it made."""
+    columns, makers = api_keys.c, [maker for maker in (by.key_id, by.user_id) if maker]
+    unowned = and_(columns.user_id == "", or_(columns.id == by.key_id, columns.made_by.in_(makers)))
+    return or_(and_(columns.user_id == by.user_id, columns.user_id != ""), unowned)
 
 
 def users_page(database: Patient, by: Identity, after: str, size: int) -> tuple[Rows, str]:

@@ -91,6 +91,7 @@ class Accounts:
         columns = self._user_columns(account_rules.checked(given, USER_FIELDS))
         columns |= {"name": account_rules.user_name(name), "organisation": organisation}
         with self._change(by) as change:
+            _check_unlimited(change)
             change.row(organisations, organisation)
             return change.add(users, columns, user_from)
 
@@ -103,6 +104,7 @@ class Accounts:
             # A key of theirs could else sign in, and have all the scopes of its user.
             own_password = set(fields) == {"password"} and by.user_id == user_id and not by.key_id
             _need(Scope.ADMIN in by.scopes or own_password)
+            _check_unlimited(change)
             unseen = "password" if "password" in fields else ""
             if unseen or fields.get("active") is False:
                 _end_sessions(change, user_id)
@@ -157,6 +159,7 @@ class Accounts:
             _check_owner(change, organisation, owner, scopes)
             columns = columns_of(given) | {"id": key_id, "organisation": organisation, "user_id": owner}
             columns["secret_mac"] = mac_of(self._pepper(), key_id, secret)
+            columns["made_by"] = "" if owner or by is OPERATOR else by.key_id or by.user_id
             return change.add(api_keys, columns, key_from), key_text(key_id, secret)
 
     def change_key(self, key_id: str, by: Identity, **fields: Any) -> Key:
@@ -166,6 +169,8 @@ class Accounts:
             before = _reach(change.row(api_keys, key_id), by)
             _need(Scope.ADMIN in by.scopes or set(fields) <= set(OWN_KEY_FIELDS))
             _still_good(before, by)
+            if key_id != by.key_id or not set(fields) <= set(OWN_KEY_FIELDS):
+                _check_unlimited(change)
             wanted = given.get("scopes", frozenset() if "role" in given else before.scopes)
             scopes = account_rules.scopes_within(wanted, given.get("role", before.role))
             _need(by is OPERATOR or scopes <= by.scopes)
@@ -185,6 +190,8 @@ class Accounts:
         with self._change(by) as change:
             before = _reach(change.row(api_keys, key_id), by)
             _still_good(before, by)
+            if key_id != by.key_id:
+                _check_unlimited(change)
             columns: dict[str, Any] = {
                 "old_mac": api_keys.c.secret_mac,
                 "old_until_us": self._now_us() + round(grace_seconds * MICRO),
@@ -266,9 +273,15 @@ def _reach(row: Mapping[str, Any], by: Identity) -> Key:
     key = key_from(row)
     if by is not OPERATOR:
         _find(key.organisation == by.tenant)
-        own = key.user_id == by.user_id if by.user_id else key.id == by.key_id
-        _find(Scope.ADMIN in by.scopes or (own and Scope.KEYS in by.scopes))
+        _find(Scope.ADMIN in by.scopes or (_is_own(row, by) and Scope.KEYS in by.scopes))
     return key
+
+
+def _is_own(row: Mapping[str, Any], by: Identity) -> bool:
+    """One's user's, else the key itself, and those of no user that it made."""
+    if row["user_id"]:
+        return bool(row["user_id"] == by.user_id)
+    return row["id"] == by.key_id or (row["made_by"] or None) in (by.key_id, by.user_id)
 
 
 def _check_maker(change: Change, organisation: str, owner: str, scopes: frozenset[Scope]) -> None:
@@ -280,10 +293,16 @@ def _check_maker(change: Change, organisation: str, owner: str, scopes: frozense
     _find(organisation == by.tenant)
     if not scopes <= by.scopes:
         raise Forbidden("A key can have no scope that you lack. Name fewer in `scopes`.")
-    if Scope.ADMIN not in by.scopes:
-        _need(owner == _own_user(by))
-        if by.key_id and _is_limited(key_from(change.row(api_keys, by.key_id))):
-            raise Forbidden("This key is limited, so it makes no other. Sign in, or ask an administrator.")
+    _need(Scope.ADMIN in by.scopes or owner == _own_user(by))
+    _check_unlimited(change)
+
+
+def _check_unlimited(change: Change) -> None:
+    """A key with an end, a limit or a budget could else give itself, or another, what it lacks."""
+    if change.by.key_id and _is_limited(key_from(change.row(api_keys, change.by.key_id))):
+        raise Forbidden(
+            "This key is limited, so it makes and changes no other. Sign in, or ask an administrator."
+        )
 
 
 def _check_owner(change: Change, organisation: str, owner: str, scopes: frozenset[Scope]) -> None:

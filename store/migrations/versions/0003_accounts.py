@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=16), nullable=False),
         sa.Column("organisation", sa.String(length=32), nullable=False),
         sa.Column("user_id", sa.String(length=32), nullable=False),
+        sa.Column("made_by", sa.String(length=100), server_default="", nullable=False),
         sa.Column("name", sa.String(length=100), server_default="", nullable=False),
         sa.Column("role", sa.String(length=16), nullable=False),
         sa.Column("scopes", sa.String(length=100), server_default="", nullable=False),
