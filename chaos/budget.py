@@ -247,6 +247,10 @@ class Budgets:
 
     # Afterwards.
 
+    def _told(self, number: int) -> str:
+        asked = [ask for ask in self.asked if ask.request_id.startswith(f"{self.name}-{number}-")]
+        return f"  key {number} of {self.keys[number].id}\n" + "\n".join(f"  {ask}" for ask in asked)
+
     def _count_lost(self, rows: list[Row]) -> None:
         given_up = sum(row["state"] == "unknown" and not row["status"] for row in rows)
         self.run.figures[self.name]["given_up"] = given_up
@@ -257,10 +261,10 @@ class Budgets:
         spent = {row["scope"]: int(row["spent_nano"]) for row in counters}
         used = [spent.get(f"key:{key.id}:total", 0) for key in self.keys]
         self._engine.dispose()
-        for key, nano in zip(self.keys, used, strict=True):
-            fits = self.limit_nano - nano >= self.bound_nano
-            self.run.demand(nano <= self.limit_nano, "a budget is overshot", f"  {key.id}: {nano}")
-            self.run.demand(not fits, "calls were refused that would have fitted", f"  {key.id}: {nano}")
+        for number, nano in enumerate(used):
+            fits, told = self.limit_nano - nano >= self.bound_nano, self._told(number)
+            self.run.demand(nano <= self.limit_nano, "a budget is overshot", told)
+            self.run.demand(not fits, "calls were refused that would have fitted", told)
         share = sum(used) / (self.limit_nano * len(self.keys))
         self.run.demand(share >= USED, "too little of the budgets is used", f"  {share:.1%}")
         statuses = Counter(str(ask.reply.status) if ask.reply else "cut off" for ask in self.asked)

@@ -137,19 +137,20 @@ class Ledger:
         row.reserved_nano = reserved_nano
 
     def _reserve(self, row: Row, kind: str, ask: Ask) -> None:
-        """Commit the row. Where calls in flight hold what it needs, wait a little: most cost less than their most."""
+        """Commit the row. Where calls in flight hold what a new one needs, it waits a little: most cost less than their
+        most. One that holds something already waits for nobody: two of them would wait for each other."""
         if row.reserved_nano is None and any(budget.limit_nano is not None for budget in ask.budgets):
             raise Unpriced()
         try:
             self._reserve_now(row, kind, ask)
         except BudgetExceeded as refusal:
-            if not (refusal.busy and self._reserve_later(row, kind, ask, refusal.scope)):
+            if kind != NEW or not refusal.busy or not self._reserve_later(row, ask, refusal.scope):
                 raise
 
     def _reserve_now(self, row: Row, kind: str, ask: Ask) -> None:
         self._submit(Write(replace(row), kind, holds_for(ask.budgets, row.at_us)))
 
-    def _reserve_later(self, row: Row, kind: str, ask: Ask, scope: str) -> bool:
+    def _reserve_later(self, row: Row, ask: Ask, scope: str) -> bool:
         """Whether it fitted in time. Raises what refuses it for good."""
         until = min(ask.deadline, self._timer() + BUSY_SECONDS)
         with self._room.seat(scope) as news:
@@ -157,7 +158,7 @@ class Ledger:
                 news.wait(min(left, BUSY_ROUND_SECONDS))
                 news.clear()
                 try:
-                    self._reserve_now(row, kind, ask)
+                    self._reserve_now(row, NEW, ask)
                 except BudgetExceeded as refusal:
                     if not refusal.busy:
                         raise

@@ -184,10 +184,14 @@ def test_a_call_that_turns_out_dearer_reserves_more_or_is_not_made(ledger):
 
 def test_a_second_request_under_a_known_id_keeps_a_reservation_of_its_own(ledger):
     first, second = (reserve(ledger, "twin", key(100_000)) for _ in range(2))
+    wish = ask("twin", budgets=(key(100_000),), **WHO)
     with pytest.raises(BudgetExceeded):
-        ledger.extend(second, 90_000, ask("twin", budgets=(key(100_000),), **WHO))
+        ledger.extend(second, 90_000, wish)
     assert in_key(ledger) == (0, 2 * BOUND)
     assert_sums_agree(ledger)
+    ledger.extend(second, 40_000, wish)
+    assert [row["reserved_nano"] for row in rows(ledger)] == [BOUND, 40_000]
+    assert in_key(ledger) == (0, BOUND + 40_000)
     for opened in (second, first):
         settle(ledger, opened, key(100_000))
     assert in_key(ledger) == (2 * PRICE, 0)
@@ -414,7 +418,9 @@ def wait_until(true: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
-def test_an_ask_waits_for_what_a_call_in_flight_gives_back(make_ledger):
+def test_an_ask_is_told_when_a_call_in_flight_gives_something_back(make_ledger, monkeypatch):
+    monkeypatch.setattr("store.ledger.BUSY_SECONDS", 30.0)
+    monkeypatch.setattr("store.ledger.BUSY_ROUND_SECONDS", 30.0)  # by itself it would not look in time
     ledger = make_ledger(seats=(2, 2))
     limit = key(BOUND + PRICE)
     opened = reserve(ledger, "one", limit)
@@ -444,6 +450,21 @@ def test_nobody_waits_where_the_budget_is_spent(make_ledger):
     with pytest.raises(BudgetExceeded) as refusal:
         ledger.open(patient("two", key(BOUND)), BOUND, "hash", NOON)
     assert not refusal.value.busy
+
+
+def test_a_call_that_holds_something_waits_for_nobody(make_ledger, monkeypatch):
+    """Two that hold a part each, and wait for the other's, would both wait in vain, and keep all others waiting."""
+    monkeypatch.setattr("store.ledger.BUSY_SECONDS", 30.0)
+    ledger = make_ledger(seats=(2, 2))
+    limit = key(2 * BOUND)
+    held = [reserve(ledger, f"{number}", limit) for number in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        wishes = [(opened, 2 * BOUND, patient(opened.request_id, limit)) for opened in held]
+        refusals = [job.exception(20) for job in [pool.submit(ledger.extend, *wish) for wish in wishes]]
+    assert [refusal.busy for refusal in refusals] == [True, True]
+    for opened in held:
+        settle(ledger, opened, limit)
+    assert in_key(ledger) == (2 * PRICE, 0)
 
 
 def test_few_asks_of_one_budget_wait_and_leave_seats_for_others(make_ledger):
@@ -511,9 +532,9 @@ def test_instances_with_overlapping_counters_in_any_order_never_lock_each_other_
         chosen = mine[number % 7 :: 2] if number % 3 else mine[:: -1 - number % 4]
         who = {"key_id": "ab"[number % 2], "user_id": f"u{1 + number % 3}", "tenant": f"t{1 + number % 2}"}
         for count in range(6):
-            opened = reserve(
-                ledger, f"{(number // 2, count)}", *chosen, **who
-            )  # each id comes to both instances
+            # Some ids come to both instances.
+            name = f"{(number // 2 if count == 5 else number, count)}"
+            opened = reserve(ledger, name, *chosen, **who)
             ledger.extend(opened, 2 * BOUND, ask("x", budgets=tuple(chosen), **who))
             settle(ledger, opened, *chosen)
 
@@ -524,6 +545,22 @@ def test_instances_with_overlapping_counters_in_any_order_never_lock_each_other_
     assert deadlocks(ledgers[0]) == before
     assert len(rows(ledgers[0])) == 48 * 6
     assert_sums_agree(ledgers[0])
+
+
+def test_ids_that_come_to_two_instances_in_opposite_order_never_lock_them_out(make_ledger):
+    ledgers = [make_ledger(f"data{number}") for number in range(2)]
+    before = deadlocks(ledgers[0])
+
+    def work(number: int) -> None:
+        names = [f"{count}" for count in range(12)]
+        for name in names if number % 2 else reversed(names):
+            ledgers[number % 2].close(hit(name))
+
+    with ThreadPoolExecutor(24) as pool:
+        list(pool.map(work, range(24)))
+    assert deadlocks(ledgers[0]) == before
+    assert {ledger.state for ledger in ledgers} == {"ok"}
+    assert len(rows(ledgers[0])) == 24 * 12
 
 
 def deadlocks(ledger: Ledger) -> int:

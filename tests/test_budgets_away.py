@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,28 @@ def test_a_dead_processes_bill_in_its_spool_counts_although_its_row_was_given_up
     again.start()
     assert (in_key(again), rows(again)[0]["state"]) == ((PRICE, 0), "settled")
     assert_sums_agree(again)
+
+
+def test_a_row_that_grows_while_it_is_given_up_gives_back_what_it_holds_then(make_ledger, server):
+    """Its lease is over, and its process is reserving more at this very moment."""
+    clock = Clock()
+    living, other = make_ledger("data1", clock), make_ledger("data2", clock)
+    opened = reserve(living, "slow", LIMIT)
+    other._ensure_tables()
+    clock.now += 30 + 61
+    plain = living.reader.url.render_as_string(False).replace("+psycopg", "")
+    with psycopg.connect(plain) as growing, ThreadPoolExecutor(1) as pool:
+        growing.execute("UPDATE requests SET reserved_nano = %s", (BOUND + 7,))
+        growing.execute("UPDATE budgets SET reserved_nano = %s", (BOUND + 7,))
+        taking = pool.submit(other._take_over)
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        while not growing.execute(waiting).fetchone()[0]:
+            assert not taking.done()
+        growing.commit()
+        taking.result(20)
+    assert opened.reserved_nano == BOUND
+    assert in_key(other) == (0, 0)
+    assert_sums_agree(other)
 
 
 @contextmanager
