@@ -165,7 +165,7 @@ class Budgets:
         kills = number in self.effort.kills
         with ThreadPoolExecutor(self.effort.calls) as pool:
             jobs = [pool.submit(self._one, number, call, key) for call in range(self.effort.calls)]
-            killed_at = self._kill(number) if kills else 0.0
+            killed_at = self._kill() if kills else 0.0
             self.asked += [job.result() for job in jobs]
         if kills:
             self.upstream.control(latency=LATENCY)
@@ -177,13 +177,14 @@ class Budgets:
         house = self.houses[call % 2]
         return self._ask(house, key, f"{self.name}-{number}-{call}", streamed=call % 3 == 0)
 
-    def _kill(self, number: int) -> float:
-        """In mid-call: as soon as both have some in the air."""
+    def _kill(self) -> float:
+        """The one with more calls in the air, in the middle of them."""
         self.upstream.control(latency=SLOW)
         until = time.monotonic() + 10
-        while self._at_work() < 2 and time.monotonic() < until:
+        while len(open_calls := self._open_calls()) < 2 and time.monotonic() < until:
             time.sleep(0.01)
-        self.houses[number % 2].kill()
+        house, _ = Counter(call % 2 for call in open_calls).most_common(1)[0]
+        self.houses[house].kill()
         self.run.say(f"{self.name}: killed one of two")
         return time.monotonic()
 
@@ -205,11 +206,11 @@ class Budgets:
         with self._engine.connect() as connection:
             return {row[0]: (int(row[1]), int(row[2])) for row in connection.execute(query)}
 
-    def _at_work(self) -> int:
-        """Instances that hold something."""
-        query = text("SELECT count(DISTINCT instance) FROM requests WHERE state = 'open' AND holds <> ''")
+    def _open_calls(self) -> list[int]:
+        """The numbers of calls that hold something just now."""
+        query = text("SELECT request_id FROM requests WHERE state = 'open' AND holds <> ''")
         with self._engine.connect() as connection:
-            return int(connection.scalar(query) or 0)
+            return [int(row[0].rpartition("-")[2]) for row in connection.execute(query)]
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

@@ -11,7 +11,9 @@ from typing import Any
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.engine import Connection, Engine
 
+from identity import DAY, MONTH, period_start
 from prices import PriceBook
+from store.account_tables import budgets
 from store.rows import charges_from
 from store.tables import DAY_US, OPEN, SETTLED, UNKNOWN, requests, usage_days
 
@@ -158,8 +160,19 @@ def prune(engine: Engine, before_us: int, progress: Progress) -> int:
         with engine.begin() as connection:
             deleted = connection.execute(delete(requests).where(requests.c.seq.in_(some))).rowcount
         if not deleted:
+            _forget_periods(engine, before_us)
             return gone
         gone += deleted
+
+
+def _forget_periods(engine: Engine, before_us: int) -> None:
+    """What was spent in days and months that are over: no budget will ask for it again."""
+    with engine.begin() as connection:
+        for period in (DAY, MONTH):
+            over = budgets.c.scope.endswith(f":{period}") & (
+                budgets.c.start < period_start(period, before_us)
+            )
+            connection.execute(delete(budgets).where(over, budgets.c.reserved_nano == 0))
 
 
 def _old(before_us: int) -> tuple[Any, Any]:

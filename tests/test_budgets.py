@@ -22,6 +22,7 @@ from store.budgets import Crossing, holds_for
 from store.db import ledger_url
 from store.ledger import Ledger
 from store.rows import Row
+from store.upkeep import prune
 from store.writing import CLOSES, EXTENDS, NEW, Write
 from tests.ledger_house import (
     NOON,
@@ -275,6 +276,20 @@ def test_a_call_that_began_before_midnight_is_settled_in_its_own_day(ledger, clo
     assert in_key(ledger, DAY, TODAY) == (PRICE, 0)
     assert in_key(ledger, DAY, TODAY + 1) == (0, BOUND)
     assert_sums_agree(ledger)
+
+
+def test_pruning_forgets_periods_that_are_over_and_no_others(ledger):
+    for name, at in (("october", NOON - 40 * 86_400), ("yesterday", NOON - 86_400), ("today", NOON)):
+        buy(ledger, name, at=at)
+    held = reserve(ledger, "for ever", key(BOUND, DAY), at=NOON - 50 * 86_400)
+    prune(ledger._engine, round(NOON * 1e6), lambda done, whole: None)
+    kept = {(scope, start) for scope, start in counters(ledger) if scope.startswith("key")}
+    assert kept == {
+        ("key:k1:total", 0),
+        ("key:k1:month", THIS_MONTH),
+        ("key:k1:day", TODAY),
+        ("key:k1:day", held.at_us // 86_400_000_000),
+    }
 
 
 # Soft limits.
@@ -551,16 +566,18 @@ def test_ids_that_come_to_two_instances_in_opposite_order_never_lock_them_out(ma
     ledgers = [make_ledger(f"data{number}") for number in range(2)]
     before = deadlocks(ledgers[0])
 
+    together = threading.Barrier(24)
+
     def work(number: int) -> None:
-        names = [f"{count}" for count in range(12)]
-        for name in names if number % 2 else reversed(names):
-            ledgers[number % 2].close(hit(name))
+        for count in range(40):
+            together.wait(20)  # new ids in each round, all of them at both instances at once
+            ledgers[number % 2].close(hit(f"{count}-{number // 2}"))
 
     with ThreadPoolExecutor(24) as pool:
         list(pool.map(work, range(24)))
     assert deadlocks(ledgers[0]) == before
     assert {ledger.state for ledger in ledgers} == {"ok"}
-    assert len(rows(ledgers[0])) == 24 * 12
+    assert len(rows(ledgers[0])) == 24 * 40
 
 
 def deadlocks(ledger: Ledger) -> int:
