@@ -197,7 +197,8 @@ class UpstreamFault(PlatformError):
 
     transient: the same call may succeed later. delay: seconds the provider asked to wait. usage: what the
     failed reply was billed for. unknown: it may have been billed without our having seen the reply. begun: a part of
-    the reply went out to the caller before, so that no other attempt can take its place.
+    the reply went out to the caller before, so that no other attempt can take its place. unexplained: a 400 whose reason
+    stands in words alone: spent credit, a content filter, or the caller's own mistake.
     """
 
     status, code = 502, "upstream_error"
@@ -219,7 +220,7 @@ class UpstreamFault(PlatformError):
         self.transient, self.delay = transient, delay
         self.usage, self.model, self.unknown = usage, model, unknown
         self.detail = detail
-        self.begun = False
+        self.begun = self.unexplained = False
 
     @property
     def retryable(self) -> bool:  # type: ignore[override]  # a class fact elsewhere, the provider's word here

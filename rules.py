@@ -92,7 +92,7 @@ def model_name(value: Any) -> str | None:
         return None
     if not isinstance(value, str) or not MODEL_NAME.fullmatch(value):
         raise InvalidInput(
-            "`model` must be a model id of letters, digits, `.`, `_` and `-`, alone or after its provider: "
+            "`model` must be a model id of letters, digits, `.`, `_` and `-` (with `:` and `/` after `openai/`), alone or after its provider: "
             "`gemini/...`, `openai/...` or `anthropic/...`.",
             field="model",
         )

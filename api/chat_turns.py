@@ -52,7 +52,10 @@ def read_turns(value: Any, max_chars: int) -> tuple[str, tuple[Turn, ...]]:
             continue
         turn = _READ[role](message, field, max_chars)
         _keep_order(turn, waiting, field)
-        turns.append(turn)
+        if (
+            turn.role != "assistant" or turn.calls or turn.text.strip()
+        ):  # one that was broken off says nothing
+            turns.append(turn)
     if waiting:
         raise InvalidInput(_unanswered(waiting), field=f"messages[{len(messages) - 1}]")
     if not any(turn.role == "user" for turn in turns):
@@ -110,9 +113,9 @@ def _assistant(message: dict[str, Any], field: str, max_chars: int) -> Turn:
     refusal = rules.optional_text(message.get("refusal"), f"{field}.refusal", max_chars)
     if refusal and message.get("content") is None:
         return Turn("assistant", refusal, calls)
-    if calls and message.get("content") is None:
+    if message.get("content") is None:
         return Turn("assistant", "", calls)
-    return Turn("assistant", _text(message, field, max_chars, may_be_blank=bool(calls)), calls)
+    return Turn("assistant", _text(message, field, max_chars, may_be_blank=True), calls)
 
 
 _READ = {"user": _user, "assistant": _assistant, "tool": _tool}

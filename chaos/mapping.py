@@ -55,7 +55,8 @@ ENDS = frozenset(
 NEXT = frozenset({*AFTER[QUOTA], "bad_key", "unauthorized", "forbidden", "not_found", *AFTER[LATE]})
 # Where the breaker opened while an ask waited to repeat its call.
 REPEATED = frozenset(SEEN_AFTER) - ENDS - NEXT
-# A 400 that may be about an option that we sent: the same call is made once more without it.
+# A 400 that may be about an option that we sent: the same call is made once more without it. Anthropic's name no reason
+# that a program could read, so the next provider is asked, too.
 OPTION = ("bad_request", "no_temperature", "recitation", "no_credit")
 
 
@@ -105,7 +106,10 @@ def _calls_in_vain(story: Story) -> Iterator[Problem]:
         once_more = (same and call.fault in OPTION and call.provider != "gemini") or (
             again and call.fault in NO_CATEGORY and wanted.task == "classify"
         )
-        if (call.fault in ENDS and not once_more) or (call.fault in NEXT and same and not once_more):
+        passed_on = call.provider == "anthropic" and call.fault in OPTION and not again
+        if (call.fault in ENDS and not once_more and not passed_on) or (
+            call.fault in NEXT and same and not once_more
+        ):
             yield Problem("a call that the table of faults forbids", f"  call {following.number}\n{story}")
 
 

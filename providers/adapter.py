@@ -119,7 +119,7 @@ class Adapter(ABC, Generic[Client]):
 
     def _fault(self, error: Exception, call: Call, sent: Sent, raw: Mapping[str, Any]) -> UpstreamFault:
         fault = self._reader.fault_of(error)
-        if fault.code != UpstreamFault.code:
+        if type(fault) is not UpstreamFault:
             return with_usage(fault, *self._reader.billed(raw, call.model))
         option = self._reader.refused_option(error, sent.options)
         if option is not None and (call.wording.chat is None or option in REMEMBERED):
@@ -127,7 +127,9 @@ class Adapter(ABC, Generic[Client]):
         if status_of(error) in REFUSED and call.wording.inputs:
             return AskRefused(TOO_MUCH, field="input", detail=fault.detail)
         if status_of(error) in REFUSED and call.wording.chat is not None:
-            return AskRefused(detail=fault.detail)
+            refused = AskRefused(detail=fault.detail)
+            refused.unexplained = fault.unexplained
+            return refused
         return with_usage(fault, *self._reader.billed(raw, call.model))
 
     def _client(self, _model: str) -> tuple[Client, BoundedTransport]:

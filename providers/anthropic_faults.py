@@ -77,7 +77,9 @@ def _fault_of_status(error: anthropic.APIStatusError) -> UpstreamFault:
         return ModelGone(detail=detail)
     if status in REFUSED_KEY:
         return KeyRefused(detail=detail)
-    return UpstreamFault(transient=status in TRANSIENT_STATUS or status == CONFLICT, detail=detail)
+    fault = UpstreamFault(transient=status in TRANSIENT_STATUS or status == CONFLICT, detail=detail)
+    fault.unexplained = status == 400 and error.error_code is None
+    return fault
 
 
 def _fault_of_limit(error: anthropic.APIStatusError, detail: str) -> UpstreamFault:

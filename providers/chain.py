@@ -184,7 +184,7 @@ def is_worth_the_next(fault: UpstreamFault) -> bool:
     if fault.begun:
         return False
     elsewhere = (UpstreamQuotaExhausted, KeyRefused, ModelGone, TurnedAway, DeadlineExceeded)
-    return fault.transient or isinstance(fault, elsewhere)
+    return fault.transient or fault.unexplained or isinstance(fault, elsewhere)
 
 
 def _last_word(faults: list[UpstreamFault]) -> UpstreamFault:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chats import Chat, ToolCall, Turn
-from errors import AskRefused, ContentBlocked, InvalidInput
+from errors import AskRefused, ContentBlocked, InvalidInput, KeyRefused
 from providers.base import Call, Reply
 from tasks import EMBEDDINGS, TOOLS, Ask, Task, word
 from tests.stream_contract import listen
@@ -177,6 +177,12 @@ class ChatContract:
             assert (fault.value.status, fault.value.code) == (400, "invalid_input")
             assert (fault.value.transient, fault.value.unknown) == (False, False)
             assert CANARY not in str(fault.value) + fault.value.detail
+
+    @pytest.mark.parametrize("fault", ["bad_key", "unauthorized", "forbidden"])
+    def test_a_key_of_ours_that_is_refused_is_never_the_callers_fault(self, upstream, fault):
+        upstream.script(fault)
+        with pytest.raises(KeyRefused):
+            self.provider(upstream).call(self.chat(Chat(HI)))
 
     def test_one_callers_schema_is_not_forgotten_because_of_anothers(self, upstream):
         provider = self.provider(upstream)

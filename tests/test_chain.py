@@ -39,6 +39,7 @@ from errors import (
 from gemini_wrapper import GeminiProvider
 from metrics import NullMetrics
 from prices import OwnPrice, PriceBook, Rates
+from providers.anthropic import AnthropicProvider
 from providers.base import Billed, Call, Meter, Piece, Provider, Reply, Terms
 from providers.breaker import FAILURES_TO_OPEN, OPEN, PAUSE, Breaker
 from providers.chain import Chain, Link, is_worth_the_next
@@ -157,6 +158,18 @@ def test_a_fault_that_another_provider_may_not_have_goes_on_to_the_next(script, 
     assert (reply.text, reply.provider) == ("hello", "openai")
     assert (bench.meter.attempts, bench.meter.provider) == (attempts + 1, "openai")
     assert [link.failovers for link in bench.links] == [1, 0]
+
+
+@pytest.mark.parametrize("fault", ["no_credit", "recitation"])
+@pytest.mark.parametrize("chat", [None, Chat((Turn("user", "hello"),))], ids=["task", "chat"])
+def test_a_400_that_only_words_explain_is_asked_of_the_next_and_believed_if_that_refuses_too(
+    upstream, fault, chat
+):
+    provider = AnthropicProvider("any-key", "claude-haiku-5-5", base_url=upstream.url)
+    upstream.script(fault, fault, provider="anthropic")
+    bench = Bench(provider, Named("openai", "hello", AskRefused()))
+    assert bench.ask(chat=chat).provider == "openai"
+    assert type(bench.failed(AskRefused, chat=chat)) is AskRefused
 
 
 @pytest.mark.parametrize("failure", THE_CALLERS_OWN, ids=repr)

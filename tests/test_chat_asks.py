@@ -95,7 +95,6 @@ BAD_MESSAGES: dict[str, tuple[Any, str]] = {
         "messages[0].content[1]",
     ),
     "instructions alone": ([{"role": "system", "content": "Be brief."}], "messages"),
-    "an empty assistant": ([HELLO, {"role": "assistant", "content": None}], "messages[1].content"),
     "an assistant's sound": (
         [HELLO, {"role": "assistant", "content": "x", "audio": {"id": "a"}}],
         "messages[1].audio",
@@ -287,6 +286,21 @@ def test_nulls_are_what_was_left_out(sandbox):
     response = sandbox.client.post(CHAT, json=body(**dict.fromkeys(names.split())))
     assert response.status_code == 200, response.text
     assert "X-Params-Ignored" not in response.headers
+
+
+@pytest.mark.parametrize("content", ["", " ", None, []], ids=repr)
+def test_an_answer_that_was_broken_off_before_its_first_word_does_not_end_the_conversation(
+    house, upstream, content
+):
+    said = [{"role": "user", "content": "One."}, {"role": "assistant", "content": content}]
+    if content == []:
+        said[1] = {"role": "assistant"}
+    reply = house.client.post(
+        "/api/v2/chat/completions", json=body(messages=[*said, {"role": "user", "content": "Two."}])
+    )
+    assert reply.status_code == 200, reply.text
+    (call,) = upstream.journal
+    assert "model" not in [turn["role"] for turn in call.body["contents"]]
 
 
 def test_values_that_ask_for_nothing_are_taken(sandbox):
