@@ -249,7 +249,16 @@ class TurnedAway(ProviderUnreachable):
 
 
 class KeyRefused(UpstreamFault):
-    """401, 403 or their like: the provider does not take our key. No call will do better until it is set anew."""
+    """401, 403 or their like: the provider does not take our key. No call will do better until it is set anew.
+
+    of_model: it may only be the model that is not for us, which a caller named.
+    """
+
+    of_model = False
+
+
+class OptionDeclined(UpstreamFault):
+    """The service is well and takes no such option with this model; the same ask goes again at once, without it."""
 
 
 class DeadlineExceeded(UpstreamFault):

@@ -84,7 +84,8 @@ class Stream:
     def _tell(self, news: Beginning | str) -> None:
         if self._left.is_set() and not self._goes_on:
             raise CallerLeft()
-        self._news.put(news)
+        if news != "":
+            self._news.put(news)
 
     # The reader's side.
 

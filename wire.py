@@ -93,7 +93,7 @@ def speak_for_the_house(
 def was_reset(channel: HTTPChannel) -> bool:
     """Whether the other side is gone. One that has only said its last word may still be listening."""
     watched = select.poll()
-    with suppress(ValueError, OSError):  # closed by the I/O loop in this very moment
+    with suppress(TypeError, ValueError, OSError):  # closed by the I/O loop in this very moment
         watched.register(channel.socket, 0)
         return bool(watched.poll(0))
     return True

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import rules
+from api.schema_size import MOST_PARTS, unfolded_size
 from errors import InvalidInput
 
 MAX_TOOLS = 128
@@ -25,6 +26,8 @@ def read_tools(value: Any) -> tuple[str, frozenset[str]]:
     names = [_tool_name(tool, f"tools[{place}]") for place, tool in enumerate(tools)]
     if len(set(names)) < len(names):
         raise InvalidInput("`tools` names one tool twice. Send each once.", field="tools")
+    if sum(unfolded_size(tool["function"].get("parameters") or {}) for tool in tools) > MOST_PARTS:
+        raise InvalidInput(f"`tools` has more than {MOST_PARTS} parts in all. Send fewer.", field="tools")
     return json.dumps(tools), frozenset(names)
 
 
@@ -102,4 +105,9 @@ def _named_schema(value: Any, field: str) -> dict[str, Any]:
 def _json_schema(value: Any, field: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidInput(f"`{field}` must be a JSON schema: an object.", field=field)
+    if unfolded_size(value) > MOST_PARTS:
+        raise InvalidInput(
+            f"`{field}` has more than {MOST_PARTS} parts once its `$ref`s are followed. Make it smaller.",
+            field=field,
+        )
     return value

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from errors import AskRefused, InvalidInput, PlatformError, UpstreamFault
+from errors import AskRefused, InvalidInput, KeyRefused, PlatformError, UpstreamFault
 from providers.base import Call, Piece, Reply
 from providers.declined import Declined
 from providers.line import Line, messages
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Client = TypeVar("Client", bound="BaseChatModel")
 # Of a chat's options, those that a model takes from everybody or nobody; a schema may be its caller's mistake.
 REMEMBERED = frozenset({"temperature", "stop"})
-REFUSED = frozenset({400, 422})
+REFUSED, NOT_FOR_US = frozenset({400, 422}), 403
 TOO_MUCH = "The model provider does not take this input. Send fewer or shorter texts."
 Body = Callable[[], Mapping[str, Any]]
 
@@ -119,6 +119,8 @@ class Adapter(ABC, Generic[Client]):
 
     def _fault(self, error: Exception, call: Call, sent: Sent, raw: Mapping[str, Any]) -> UpstreamFault:
         fault = self._reader.fault_of(error)
+        if isinstance(fault, KeyRefused):
+            fault.of_model = status_of(error) == NOT_FOR_US and call.model not in self.models(None)
         if type(fault) is not UpstreamFault:
             return with_usage(fault, *self._reader.billed(raw, call.model))
         option = self._reader.refused_option(error, sent.options)

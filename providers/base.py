@@ -65,7 +65,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a reply as it comes; the text is never empty. usage: all that was counted so far, if the provider
+    """A part of a reply as it comes; its text is empty where a call of a tool is being written. usage: all that was counted so far, if the provider
     says it on the way; its `estimated` means that the output may be more by now. model: what serves it."""
 
     text: str

@@ -9,7 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from errors import InvalidReply, KeyRefused, TurnedAway, UpstreamFault, UpstreamRateLimited
+from errors import (
+    InvalidReply,
+    KeyRefused,
+    OptionDeclined,
+    TurnedAway,
+    UpstreamFault,
+    UpstreamRateLimited,
+)
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +126,9 @@ class Breaker:
 
 def weight_of(fault: UpstreamFault) -> int:
     """How much a fault says that the service is down; 0 where it shows that the service is at work."""
+    if isinstance(fault, OptionDeclined):
+        return 0
     if isinstance(fault, KeyRefused):
-        return WEIGHT_OF_A_REFUSED_KEY
+        return 0 if fault.of_model else WEIGHT_OF_A_REFUSED_KEY
     down = fault.transient and not isinstance(fault, UpstreamRateLimited)
     return 1 if down or isinstance(fault, InvalidReply) else 0

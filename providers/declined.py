@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from errors import UpstreamFault
+from errors import OptionDeclined
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +26,12 @@ class Declined:
     def has(self, model: str, option: str) -> bool:
         return self._until.get((model, option), 0.0) > self._timer()
 
-    def note(self, model: str, option: str) -> UpstreamFault:
-        """Remember it. The fault says that the same ask may be put again at once: it then goes without."""
+    def note(self, model: str, option: str) -> OptionDeclined:
+        """Remember it. The fault says that the same ask may be put again at once."""
         log.warning("%s takes no %s with %s; asking without it", self._provider, option, model)
         with self._writing:
             self._until.pop((model, option), None)
             self._until[model, option] = self._timer() + ASKED_AGAIN_SECONDS
             if len(self._until) > MOST_REMEMBERED:
                 del self._until[next(iter(self._until))]
-        return UpstreamFault(transient=True, delay=0, detail=f"{self._provider} takes no {option}")
+        return OptionDeclined(transient=True, delay=0, detail=f"{self._provider} takes no {option}")

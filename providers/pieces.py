@@ -48,7 +48,8 @@ def pieces(
     with closing(cast("Generator[AIMessageChunk, None, None]", chunks)):
         for chunk in chunks:
             came.append(chunk)
-            if not chunk.text:
+            # A call of a tool comes whole at the end; on the way it shows that the provider is at work.
+            if not (chunk.text or chunk.tool_call_chunks):
                 continue
             if not begun:
                 events.transport.extend(call.grace)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from errors import DeadlineExceeded, UpstreamFault
+from errors import DeadlineExceeded, OptionDeclined, UpstreamFault
 
 CAPACITY = 500
 PRICE = 5
@@ -46,7 +46,12 @@ class Account:
         self._budget, self._paid = budget, 0
 
     def pay_retry_of(self, fault: UpstreamFault) -> bool:
-        """Pay for one more call after this fault; False where the bucket does not hold its price."""
+        """Pay for one more call after this fault; False where the bucket does not hold its price.
+
+        To leave an option out is no retry: the service is well, and one burst of first asks would empty the bucket.
+        """
+        if isinstance(fault, OptionDeclined):
+            return True
         price = PRICE_AFTER_TIMEOUT if isinstance(fault, DeadlineExceeded) else PRICE
         if not self._budget.pay(price):
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -191,6 +192,21 @@ class ChatContract:
             provider.call(self.chat(Chat(HI, schema=json.dumps(CARD))))
         assert provider.call(self.chat(Chat(HI, schema=json.dumps(CARD)))).ignored == ()
         assert all(self.schema(sent.body) for sent in upstream.journal)
+
+    def test_a_stream_that_writes_calls_of_tools_shows_that_it_is_at_work(self, upstream):
+        provider = self.provider(upstream)
+        told = Chat(HI, tools=BOTH, tool_choice=json.dumps("required"))
+        texts = [piece.text for piece in provider.stream(self.chat(told))]
+        assert texts
+        assert set(texts) == {""}
+
+    @pytest.mark.parametrize(("model", "of_model"), [("", False), ("named-by-a-caller", True)])
+    def test_a_model_that_is_not_for_us_says_nothing_of_our_key(self, upstream, model, of_model):
+        upstream.script("forbidden")
+        call = self.chat(Chat(HI))
+        with pytest.raises(KeyRefused) as fault:
+            self.provider(upstream).call(replace(call, model=model or call.model))
+        assert fault.value.of_model is of_model
 
     def test_a_refusal_is_one_with_tools_too(self, upstream):
         provider = self.provider(upstream)

@@ -18,6 +18,7 @@ from errors import (
     InvalidReply,
     KeyRefused,
     ModelGone,
+    OptionDeclined,
     Overloaded,
     PromptTooLong,
     ProviderUnreachable,
@@ -45,8 +46,12 @@ DOWN = [
     InvalidReply(transient=True),
     InvalidReply(),
 ]
+NOT_FOR_US = KeyRefused()
+NOT_FOR_US.of_model = True
 AT_WORK = [
     None,
+    NOT_FOR_US,
+    OptionDeclined(transient=True, delay=0),
     UpstreamFault(),
     ContentBlocked(),
     EmptyReply(),
@@ -293,6 +298,16 @@ def test_the_first_success_comes_within_five_seconds_of_healing_whenever_that_is
             bench.now += 0.02  # fifty asks a second
             bench.call(fail() if bench.now < healed_at else None)
         assert bench.now - healed_at < 3.1
+
+
+def test_after_an_outage_the_count_starts_anew():
+    bench = Bench()
+    for _ in range(FAILURES_TO_OPEN):
+        bench.call(DOWN[0])
+    bench.now += PAUSE + MOST_JITTER
+    assert bench.call() == "made"
+    assert bench.call(DOWN[0]) == "made"
+    assert bench.breaker.state == CLOSED
 
 
 def test_opening_and_closing_are_logged_once_each(caplog):

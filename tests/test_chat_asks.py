@@ -5,9 +5,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
+
+from api.chat_tools import read_tools
+from api.schema_size import unfolded_size
+from errors import InvalidInput
 
 CHAT, EMBED = "/api/v2/chat/completions", "/api/v2/embeddings"
 JSON = "application/json"
@@ -286,6 +291,47 @@ def test_nulls_are_what_was_left_out(sandbox):
     response = sandbox.client.post(CHAT, json=body(**dict.fromkeys(names.split())))
     assert response.status_code == 200, response.text
     assert "X-Params-Ignored" not in response.headers
+
+
+def doubling(levels: int) -> dict[str, Any]:
+    """A schema of some hundred bytes whose references, written out, are 2 to the power of `levels` objects."""
+    defs = {
+        f"d{n}": {"type": "object", "properties": {name: {"$ref": f"#/$defs/d{n + 1}"} for name in "ab"}}
+        for n in range(levels)
+    }
+    return {"$ref": "#/$defs/d0", "$defs": defs | {f"d{levels}": {"type": "string"}}}
+
+
+def chained(levels: int) -> dict[str, Any]:
+    return {"$ref": "#/$defs/d0", "$defs": {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(levels)}}
+
+
+@pytest.mark.parametrize("schema", [doubling(24), chained(20_000)], ids=["doubling", "chained"])
+def test_a_schema_that_grows_without_bound_is_refused_before_anybody_unfolds_it(house, upstream, schema):
+    began = time.process_time()
+    tools = [{"type": "function", "function": {"name": "t", "parameters": schema}}]
+    shape = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    assert_refused(
+        house.client.post(CHAT, json=body(tools=tools)), 400, "invalid_input", "tools[0].function.parameters"
+    )
+    assert_refused(
+        house.client.post(CHAT, json=body(response_format=shape)),
+        400,
+        "invalid_input",
+        "response_format.json_schema.schema",
+    )
+    assert upstream.journal == []
+    assert time.process_time() - began < 5
+
+
+def test_many_schemas_are_bounded_together_and_small_or_recursive_ones_are_taken():
+    many = [{"type": "function", "function": {"name": f"t{n}", "parameters": doubling(8)}} for n in range(20)]
+    with pytest.raises(InvalidInput) as refusal:
+        read_tools(many)
+    assert refusal.value.field == "tools"
+    tree = {"$ref": "#/$defs/node", "$defs": {"node": {"properties": {"left": {"$ref": "#/$defs/node"}}}}}
+    assert unfolded_size(tree) < 10
+    assert read_tools(many[:2])[1] == {"t0", "t1"}
 
 
 @pytest.mark.parametrize("content", ["", " ", None, []], ids=repr)

@@ -7,7 +7,7 @@ from statistics import mean
 
 import pytest
 
-from errors import DeadlineExceeded, ProviderUnreachable, UpstreamFault, UpstreamRateLimited
+from errors import DeadlineExceeded, OptionDeclined, ProviderUnreachable, UpstreamFault, UpstreamRateLimited
 from providers.breaker import Breaker
 from providers.retry import Guard, RetryPolicy
 from providers.retry_budget import CAPACITY, PRICE, PRICE_AFTER_TIMEOUT, Account, RetryBudget
@@ -162,3 +162,11 @@ def test_the_policy_itself_does_what_the_simulation_says(fault_rate, success, ca
     assert answered / ASKS >= success
     assert made / ASKS <= calls
     assert guard.budget.retries == made - ASKS
+
+
+def test_to_leave_an_option_out_costs_nothing():
+    budget = RetryBudget(0)
+    account = Account(budget)
+    assert account.pay_retry_of(OptionDeclined(transient=True, delay=0))
+    assert not account.pay_retry_of(UpstreamFault(transient=True))
+    assert budget.retries == 0
