@@ -9,7 +9,7 @@ WORKERS ?= 2
 NEEDS  := sys.version_info >= (3, 11)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test browser check format bench bench-ledger savings tokenizer chaos chaos-storm chaos-outage chaos-streams chaos-kill chaos-budget chaos-postgres chaos-disk chaos-replay lock clean
+.PHONY: help run test browser check format bench bench-ledger savings tokenizer chaos chaos-storm chaos-outage chaos-streams chaos-crosstalk chaos-kill chaos-budget chaos-postgres chaos-disk chaos-replay lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ chaos-outage: $(VENV)/.dev ## no provider for a minute at 50 requests a second: 
 
 chaos-streams: $(VENV)/.dev ## 1,000 streams, faults and readers who leave: each billed once, nothing left over
 	$(PY) -m chaos streams --seed $(SEED)
+
+chaos-crosstalk: $(VENV)/.dev ## 2 tenants x 20,000 requests over two processes, hanging up at random: no answer crosses
+	$(PY) -m chaos crosstalk --seed $(SEED)
 
 chaos-kill: $(VENV)/.dev ## kill -9, 100 times under load: no acknowledged row is lost, none is doubled
 	$(PY) -m chaos kill --seed $(SEED)

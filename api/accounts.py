@@ -201,8 +201,10 @@ class OneUser(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
 
 def _owner(body: dict[str, Any]) -> str | None:
     """Whose key is to be made; None for the caller's own."""
-    owner = body.pop("user_id", None)
-    if owner is not None and not isinstance(owner, str):
+    if "user_id" not in body:
+        return None
+    owner = body.pop("user_id")
+    if not isinstance(owner, str):
         raise InvalidInput("`user_id` must be the id of a user, as a string.", field="user_id")
     return owner
 

@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.cached import cached
 from benchmarks.first_piece import first_piece
 from benchmarks.growth import growth
+from benchmarks.keyed import keyed
 from benchmarks.page import FIGURES, write_readme
 from benchmarks.rounds import QUICK, WHOLE
 from benchmarks.start import start
@@ -39,7 +40,7 @@ def main() -> None:
     began, load = time.monotonic(), os.getloadavg()[0]
     effort = QUICK if wanted.quick else WHOLE
     with tempfile.TemporaryDirectory() as log_dir:
-        parts = (cached, uncached, first_piece, growth)
+        parts = (cached, keyed, uncached, first_piece, growth)
         figures = [figure for part in parts for figure in part(effort, log_dir)]
         starts = start(effort, log_dir)
     facts = machine(time.monotonic() - began, load, wanted.quick)

@@ -49,11 +49,11 @@ def _sides(stack: ExitStack, effort: Effort, log_dir: str) -> tuple[Side, Side]:
     )
 
 
-def answer_of(port: int) -> bytes:
+def answer_of(port: int, key: str = "") -> bytes:
     """The body that the prompt is answered with; on the platform this also fills the cache."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
         connection.request("POST", "/api/v1/generate/text", json.dumps({"prompt": PROMPT}), headers)
         reply = connection.getresponse()
         body = reply.read()

@@ -53,20 +53,21 @@ class Caller:
             raise ValueError(f"Not the reply that is measured: {self._buffer[:2000]!r}")
 
 
-def requests(prompt: str, distinct: bool) -> Iterator[bytes]:
+def requests(prompt: str, distinct: bool, key: str = "") -> Iterator[bytes]:
     """The same POST for ever, or with `distinct` one of the same size whose prompt nobody has sent before."""
     while True:
         number = next(_numbers) if distinct else 0
-        yield post(f"{prompt} {number:019d}" if distinct else prompt)
+        yield post(f"{prompt} {number:019d}" if distinct else prompt, key)
         if not distinct:
-            yield from itertools.repeat(post(prompt))
+            yield from itertools.repeat(post(prompt, key))
 
 
-def post(prompt: str) -> bytes:
+def post(prompt: str, key: str = "") -> bytes:
+    own = f"X-API-Key: {key}\r\n" if key else ""
     body = json.dumps({"prompt": prompt}).encode()
     head = (
         "POST /api/v1/generate/text HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: benchmark/1\r\nAccept: */*\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\n{own}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
@@ -92,10 +93,17 @@ def drive(watch: selectors.BaseSelector, callers: list[Caller], seconds: float) 
 
 
 def run(
-    port: int, pid: int, connections: int, seconds: float, prompt: str, distinct: bool, expected: str
+    port: int,
+    pid: int,
+    connections: int,
+    seconds: float,
+    prompt: str,
+    distinct: bool,
+    expected: str,
+    key: str = "",
 ) -> dict[str, Any]:
     """Replies per second, and the CPU of the server process for each, in milliseconds."""
-    asked = requests(prompt, distinct)
+    asked = requests(prompt, distinct, key)
     with selectors.DefaultSelector() as watch:
         callers = [Caller(port, asked, expected.encode()) for _ in range(connections)]
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.budget import budget
+from chaos.crosstalk import crosstalk
 from chaos.disk import disk
 from chaos.goal import FAILED, LACKS_A_TOOL, PASSED, LacksTool, Run
 from chaos.kill import kill
@@ -27,6 +28,7 @@ GOALS: dict[str, Callable[[Run], None]] = {
     "storm": storm,
     "outage": outage,
     "streams": streams,
+    "crosstalk": crosstalk,
     "kill": kill,
     "budget": budget,
     "postgres": postgres,

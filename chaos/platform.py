@@ -121,7 +121,10 @@ class Platform:
 
     def is_ready(self) -> bool:
         try:
-            return self.get(READY, 5)[0] == 200
+            return self.get(READY, 5)[0] in (
+                200,
+                401,
+            )  # it serves, and where AUTH=required tells more to keys
         except (OSError, http.client.HTTPException):
             return False
 

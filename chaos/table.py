@@ -29,6 +29,10 @@ STORIES = {
         "{streams:,} streams, {left} readers left, {faults:,} faults in {calls:,} calls; {ledger_nano:,} nano-dollars in "
         "ledger and journal where all was told, {estimated_rows} rows estimated; before {before}, after {after}"
     ),
+    "crosstalk": (
+        "{requests:,} requests of two tenants to {processes} processes, {hung_up:,} hung up; {cache[hit]:,} hits, "
+        "{cache[coalesced]:,} shared flights, {calls:,} calls; 0 mismatches, 0 answers from another tenant"
+    ),
     "kill": (
         "{kills} kills, {acknowledged:,} replies of {asks:,} asks; ready after {ready_seconds[median]} s, at most "
         "{ready_seconds[max]} s"

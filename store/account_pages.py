@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, or_, select, tuple_
+from sqlalchemy import and_, false, or_, select, tuple_
 
 from errors import InvalidInput
 from identity import Identity, Scope
@@ -29,9 +29,12 @@ def keys_page(database: Patient, by: Identity, after: str, size: int) -> tuple[R
 
 def _own(by: Identity) -> ColumnElement[bool]:
     """The keys of one's user, else the key itself, and those of no user that it made."""
-    columns, makers = api_keys.c, [maker for maker in (by.key_id, by.user_id) if maker]
-    unowned = and_(columns.user_id == "", or_(columns.id == by.key_id, columns.made_by.in_(makers)))
-    return or_(and_(columns.user_id == by.user_id, columns.user_id != ""), unowned)
+    columns = api_keys.c
+    if by.user_id:
+        return columns.user_id == by.user_id
+    if not by.key_id:
+        return false()
+    return and_(columns.user_id == "", or_(columns.id == by.key_id, columns.made_by == by.key_id))
 
 
 def users_page(database: Patient, by: Identity, after: str, size: int) -> tuple[Rows, str]:

@@ -60,7 +60,7 @@ api_keys = Table(
     _id(size=16),
     Column("organisation", String(32), nullable=False, index=True),
     Column("user_id", String(32), nullable=False, index=True),
-    # Of a key of no user: the key or the outside user that made it, and manages it.
+    # Of a key of no user: the key that made it, and manages it.
     _text("made_by"),
     _text("name"),
     Column("role", String(16), nullable=False),

@@ -159,7 +159,7 @@ class Accounts:
             _check_owner(change, organisation, owner, scopes)
             columns = columns_of(given) | {"id": key_id, "organisation": organisation, "user_id": owner}
             columns["secret_mac"] = mac_of(self._pepper(), key_id, secret)
-            columns["made_by"] = "" if owner or by is OPERATOR else by.key_id or by.user_id
+            columns["made_by"] = "" if owner else by.key_id
             return change.add(api_keys, columns, key_from), key_text(key_id, secret)
 
     def change_key(self, key_id: str, by: Identity, **fields: Any) -> Key:
@@ -279,9 +279,9 @@ def _reach(row: Mapping[str, Any], by: Identity) -> Key:
 
 def _is_own(row: Mapping[str, Any], by: Identity) -> bool:
     """One's user's, else the key itself, and those of no user that it made."""
-    if row["user_id"]:
+    if by.user_id:
         return bool(row["user_id"] == by.user_id)
-    return row["id"] == by.key_id or (row["made_by"] or None) in (by.key_id, by.user_id)
+    return not row["user_id"] and bool(by.key_id) and by.key_id in (row["id"], row["made_by"])
 
 
 def _check_maker(change: Change, organisation: str, owner: str, scopes: frozenset[Scope]) -> None:
@@ -293,7 +293,9 @@ def _check_maker(change: Change, organisation: str, owner: str, scopes: frozense
     _find(organisation == by.tenant)
     if not scopes <= by.scopes:
         raise Forbidden("A key can have no scope that you lack. Name fewer in `scopes`.")
-    _need(Scope.ADMIN in by.scopes or owner == _own_user(by))
+    # A key of somebody from outside would outlive what their issuer says of them.
+    own = owner == _own_user(by) and not by.user_id.startswith(OUTSIDE)
+    _need(Scope.ADMIN in by.scopes or own)
     _check_unlimited(change)
 
 

@@ -23,16 +23,19 @@ from sqlalchemy.engine import make_url
 from chaos.__main__ import GOALS
 from chaos.books import SHOWN, integrity, read_books, sums_problems
 from chaos.check import journal_problems, open_problems, reply_problems, stories
+from chaos.crosstalk import MODEL, Sent, Tenant, found_elsewhere, mismatches, strangers
 from chaos.goal import LACKS_A_TOOL, Run
 from chaos.load import Asked, Reply
 from chaos.plan import Plan, Wanted
 from chaos.table import README, RESULTS, markdown
+from pipeline import prompt_hash
 from prices import PriceBook
 from store.db import migrate, open_engine
 from tasks import Usage
 from tests.ledger_rows import fill
 from tests.servers.postgres import PostgresServer
 from tests.upstream import Call, Tokens
+from tests.upstream.answers import answer_text
 from tests.upstream.bills import PRICES, bill
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -154,6 +157,59 @@ def test_the_checks_find_every_lie(lie):
     tell, kind = LIES[lie]
     tell(world)
     assert world.problems()[kind] == 1
+
+
+# Two tenants.
+
+HOME, AWAY = (Tenant(name, f"{name}-id", f"{name}-key", "any") for name in ("home", "away"))
+
+
+def sent(request_id: str, tenant: Tenant, prompt: str, **facts: Any) -> Sent:
+    known = {"status": 200, "text": answer_text(MODEL, "", prompt), "hung_up": False}
+    return Sent(request_id, tenant, prompt, **(known | facts))
+
+
+def row_of(asked: Sent, cache_status: str, **facts: Any) -> dict[str, Any]:
+    known = {
+        "request_id": asked.request_id,
+        "tenant": asked.tenant.id,
+        "key_id": asked.tenant.key_id,
+        "status": 200,
+    }
+    known |= {"prompt_hash": prompt_hash(asked.prompt), "cache_status": cache_status, "instance": "one"}
+    return known | {"attempts": int(cache_status == "miss")} | facts
+
+
+def crossings(asked: list[Sent], rows: list[dict[str, Any]]) -> set[str]:
+    found = [*mismatches(asked), *strangers(asked, rows), *found_elsewhere(rows)]
+    return {problem.kind for problem in found}
+
+
+def test_the_checks_of_tenants_find_nothing_where_each_has_paid_for_itself():
+    asked = [sent(f"{place}{tenant.name}", tenant, "[both]") for place in "ab" for tenant in (HOME, AWAY)]
+    gone = sent("gone", HOME, "[home]", hung_up=True, status=0, text=None)
+    rows = [row_of(one, "miss" if place < 2 else "hit") for place, one in enumerate(asked)]
+    assert crossings([*asked, gone], [*rows, row_of(gone, "miss", status=499)]) == set()
+
+
+@pytest.mark.parametrize(
+    ("lie", "kind"),
+    [
+        (lambda asked, rows: rows[1].update(cache_status="hit", attempts=0), "an answer that another tenant paid for"),
+        (lambda asked, rows: rows[1].update(cache_status="coalesced", attempts=0), "an answer that another tenant paid for"),
+        (lambda asked, rows: rows[1].update(tenant="home-id"), "a row of another caller"),
+        (lambda asked, rows: rows[1].update(key_id="home-key"), "a row of another caller"),
+        (lambda asked, rows: rows.pop(), "an answer without a row"),
+        (lambda asked, rows: asked.__setitem__(1, sent("b", AWAY, "[both]", text="another's")), "an answer to another prompt"),
+        (lambda asked, rows: asked.__setitem__(1, sent("b", AWAY, "[both]", status=500)), "an answer to another prompt"),
+    ],
+)  # fmt: skip
+def test_the_checks_of_tenants_find_every_crossing(lie, kind):
+    asked = [sent("a", HOME, "[both]"), sent("b", AWAY, "[both]")]
+    rows = [row_of(one, "miss") for one in asked]
+    assert crossings(asked, rows) == set()
+    lie(asked, rows)
+    assert kind in crossings(asked, rows)
 
 
 @pytest.fixture

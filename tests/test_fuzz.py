@@ -176,11 +176,12 @@ def send(house, path: str, body: bytes, kind: str = JSON, count: list[int] | Non
 
 
 # What a described request can come to; signing in with made-up words besides to a 401, and then to a lock.
-EXPECTED = {200, 201, 400, 404, 409, 413, 415}
+REFUSED = {400, 404, 409, 413, 415}
+POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 
 
 def statuses_of(cases: st.SearchStrategy, key: str, expected: set[int]) -> Counter:
-    """The statuses of so many described requests, each reply looked at. All of them are sent with the key."""
+    """The statuses of so many described requests, each reply looked at; all of them are sent with the key."""
     seen: Counter = Counter()
 
     @runs(DESCRIBED)
@@ -207,8 +208,8 @@ def test_bodies_as_swagger_describes_them_and_as_it_does_not(sandbox, version, r
     # Who is known stays so when wrong passwords lock the address.
     assert sandbox.client.get("/api/v1/keys", headers={"X-API-Key": key}).status_code == 200
     for operation in tasks:
-        expected = EXPECTED | ({401, 429} if "/auth/" in operation.path else set())
-        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
+        refused = REFUSED | ({401, 429} if "/auth/" in operation.path else set())
+        for mode, expected in ((POSITIVE, refused | {200, 201}), (NEGATIVE, refused)):
             statuses.setdefault(mode.value, Counter()).update(
                 statuses_of(operation.as_strategy(generation_mode=mode), key, expected)
             )
@@ -216,9 +217,6 @@ def test_bodies_as_swagger_describes_them_and_as_it_does_not(sandbox, version, r
     assert len(tasks) == routes
     assert sum(sum(seen.values()) for seen in statuses.values()) >= 2 * routes * DESCRIBED
     assert statuses["positive"][200] > 0, "nothing that Swagger calls right was accepted"
-    assert statuses["negative"][200] == statuses["negative"][201] == 0, (
-        "something that Swagger calls wrong was accepted"
-    )
 
 
 def test_bodies_made_of_whatever_json_can_hold(sandbox):

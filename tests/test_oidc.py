@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from errors import IssuerUnavailable, Unauthorized
+from errors import Forbidden, IssuerUnavailable, Unauthorized
 from identity import OPERATOR, Budget, Role, Scope
 from security import oidc
 from tests.account_house import ADDRESS, Registry, refused
@@ -144,6 +144,12 @@ def test_an_administrator_from_outside_makes_keys_of_no_user(house, key):
     admin = house.who(token(key, role="admin"))
     made, _ = house.accounts.create_key("k", "developer", admin)
     assert (made.organisation, made.user_id) == (house.home.id, "")
+
+
+def test_a_developer_from_outside_makes_no_keys(house, key):
+    """They would outlive what the issuer says of them."""
+    with pytest.raises(Forbidden):
+        house.accounts.create_key("k", "developer", house.who(token(key, role="developer")))
 
 
 def test_every_token_that_the_issuer_did_not_make_for_us_is_refused_alike(house, key, server):
