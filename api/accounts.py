@@ -30,12 +30,21 @@ NEW_USER_FIELDS = ("name", "role", "password", "budget")
 USER_FIELDS = ("role", "active", "password", "budget")
 KEY_EXAMPLE, USER_EXAMPLE = '{"name": "reports"}', '{"name": "ada", "role": "developer"}'
 
+
+class Dollars(fields.Raw):  # type: ignore[misc]  # Flask-RESTX ships no types
+    """Text or a number; Swagger 2.0 has no word for either of two."""
+
+    __schema_type__ = None
+
+
 budget = keys.model(
     "Budget",
     {
         "period": fields.String(required=True, enum=list(PERIODS), description="in which it may be spent"),
-        "limit_usd": fields.String(example="12.50", description="dollars, beyond which calls are refused"),
-        "soft_usd": fields.String(example="10", description="dollars, beyond which there are warnings"),
+        "limit_usd": Dollars(
+            example="12.50", description="dollars as text or number, beyond which calls are refused"
+        ),
+        "soft_usd": Dollars(example="10", description="dollars, beyond which there are warnings"),
     },
     strict=True,
 )

@@ -175,7 +175,7 @@ def send(house, path: str, body: bytes, kind: str = JSON, count: list[int] | Non
     return assert_ours(response, body)
 
 
-# What a described request can come to; signing in with made-up words besides to a 401, and then to a lock.
+# What else than success a described request can come to; made-up passwords besides to a 401, and then to a lock.
 REFUSED = {400, 404, 409, 413, 415}
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 
