@@ -134,7 +134,7 @@ class NotThere(PlatformError):
     """Unknown, or another tenant's: nobody is told which."""
 
     status, code = 404, "not_found"
-    sentence = "There is nothing of that name here."
+    sentence = "There is nothing of that name here. Check it, or ask for the list."
 
 
 class Conflict(PlatformError):
@@ -181,7 +181,7 @@ class Unpriced(PlatformError):
     """A call of unknown cost, under a budget."""
 
     status, code = 402, "model_without_price"
-    sentence = "This model has no known price, so no budget can cover it. Name another model, or ask your operator for a price."
+    sentence = "This model has no known price, so no budget can cover it. Use another model, or ask your operator for a price."
 
 
 class CallerLeft(PlatformError):

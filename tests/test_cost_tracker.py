@@ -398,6 +398,8 @@ def test_an_export_is_a_json_list_with_every_field(tracker, tmp_path, clock):
         "opened",
         "charges",
         "classified",
+        "budgets",
+        "left_nano",
     } | {"rates"}
     assert (first["cost_nanodollars"], second["cost_nanodollars"], second["request_id"]) == (100, None, "abc")
     assert tracker.export_records(out, hours=1) == 1

@@ -52,6 +52,14 @@ STATUS_OF = {
     "content_blocked": 422,
     "caller_left": 499,
     "internal_error": 500,
+    "budget_exceeded": 402,
+    "conflict": 409,
+    "forbidden": 403,
+    "issuer_unavailable": 503,
+    "locked_out": 429,
+    "model_without_price": 402,
+    "not_found": 404,
+    "unauthorized": 401,
 }
 
 

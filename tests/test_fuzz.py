@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import schemathesis
@@ -198,9 +199,20 @@ def statuses_of(cases: st.SearchStrategy, key: str, expected: set[int]) -> Count
     return seen
 
 
+def only_bodies(described: dict[str, Any]) -> None:
+    """Every case is sent with the one key and no other header, so none is to be wrong in its headers."""
+    for path in described["paths"].values():
+        for operation in (part for part in path.values() if isinstance(part, dict)):
+            if "parameters" in operation:
+                operation["parameters"] = [
+                    part for part in operation["parameters"] if part.get("in") != "header"
+                ]
+
+
 @pytest.mark.parametrize(("version", "routes"), [("v1", 10), ("v2", 2)])
 def test_bodies_as_swagger_describes_them_and_as_it_does_not(sandbox, version, routes):
     schema = schemathesis.openapi.from_wsgi(f"/api/{version}/swagger.json", sandbox.app)
+    only_bodies(schema.raw_schema)
     operations = [found.ok() for found in schema.get_all_operations()]
     tasks = [operation for operation in operations if operation.method.lower() == "post"]
     statuses: dict[str, Counter] = {}

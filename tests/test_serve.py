@@ -265,7 +265,7 @@ def test_open_access_that_was_said_aloud_starts_and_the_banner_says_it_again(sta
         {"PORT": "http"},
         {"THREADS": "many"},
         {"RATE_LIMIT": "ten per minute"},
-        {"AUTH": "required"},
+        {"AUTH": "sometimes"},
         {"GEMINI_BASE_URL": "http://example.org", "GOOGLE_API_KEY": "any-key"},
         {"GEMINI_BASE_URL": "http://[::1", "GOOGLE_API_KEY": "any-key"},
         {"PRICES_FILE": "/nowhere/prices.toml"},
