@@ -265,9 +265,12 @@ class Budgets:
         for number, nano in enumerate(used):
             fits, told = self.limit_nano - nano >= self.bound_nano, self._told(number)
             self.run.demand(nano <= self.limit_nano, "a budget is overshot", told)
-            self.run.demand(not fits, "calls were refused that would have fitted", told)
+            self.run.demand(self.run.short or not fits, "calls were refused that would have fitted", told)
         share = sum(used) / (self.limit_nano * len(self.keys))
-        self.run.demand(share >= USED, "too little of the budgets is used", f"  {share:.1%}")
+        # In a short run one key of three meets the kill, and what the dead hold may come back too late for its burst.
+        self.run.demand(
+            self.run.short or share >= USED, "too little of the budgets is used", f"  {share:.1%}"
+        )
         statuses = Counter(str(ask.reply.status) if ask.reply else "cut off" for ask in self.asked)
         self.run.figures[self.name] = {
             "keys": len(self.keys),

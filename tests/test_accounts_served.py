@@ -185,9 +185,9 @@ def test_a_browser_asks_for_the_key_once_and_shows_the_dashboard_and_swagger(sta
 def test_a_browser_without_the_key_sees_nothing(start, browser):
     platform = start()
     context = browser.new_context()
-    page = context.new_page()
     for path in ("/dashboard/", "/swagger/", "/metrics"):
         address = f"http://127.0.0.1:{platform.port}{path}"
+        page = context.new_page()
         if path == "/metrics":
             assert page.goto(address).status == 401
             continue
