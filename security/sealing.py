@@ -29,10 +29,6 @@ class Sealing:
     def __init__(self, keys: Sequence[str] = ()) -> None:
         self._keys = tuple(keys)
 
-    @property
-    def has_keys(self) -> bool:
-        return bool(self._keys)
-
     def seal(self, data: bytes) -> bytes:
         if self._keys:
             return SEALED + self._all.encrypt(data)
