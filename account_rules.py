@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from errors import InvalidInput
-from identity import PERIODS, SCOPES_OF, Budget, Role, Scope
+from identity import PERIODS, SCOPES_OF, UNBOUND, Budget, Role, Scope
 from rules import MODEL_NAME, text_field
 
 MAX_NAME_CHARS, MAX_MODELS = 100, 50
@@ -65,7 +65,7 @@ def scopes(value: Any) -> frozenset[Scope]:
 
 def scopes_within(wanted: frozenset[Scope], of: Role) -> frozenset[Scope]:
     """The scopes of a key: those that it names, or all of its role."""
-    if not wanted <= SCOPES_OF[of]:
+    if not wanted <= SCOPES_OF[of] | UNBOUND:
         fitting = ", ".join(sorted(SCOPES_OF[of]))
         raise InvalidInput(f"`scopes` of the role {of} can be some of: {fitting}.", field="scopes")
     return wanted or SCOPES_OF[of]

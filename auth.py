@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from errors import Conflict, LedgerUnavailable, SwitchedOff, Unauthorized
-from identity import ANONYMOUS, SCOPES_OF, Budget, Identity
+from identity import ANONYMOUS, SCOPES_OF, UNBOUND, Budget, Identity
 from lru_cache import LRUCache
 from security.api_keys import Presented, mac_of, matches, read_key
 from security.guesses import Audit, Guesses, unheard
@@ -237,7 +237,7 @@ def identity_of_key(found: KeyFound) -> Identity:
     role = user.role if user and not SCOPES_OF[key.role] <= SCOPES_OF[user.role] else key.role
     return Identity(
         tenant=key.organisation,
-        scopes=key.scopes & SCOPES_OF[role],
+        scopes=key.scopes & (SCOPES_OF[role] | UNBOUND),
         user_id=key.user_id,
         key_id=key.id,
         role=role,

@@ -20,16 +20,19 @@ class Role(StrEnum):
 
 class Scope(StrEnum):
     """tasks: ask for answers. reports: see usage and cost. keys: manage one's own keys. admin: everybody's, users and
-    exports besides. All of it within one's own organisation."""
+    exports besides. All of it within one's own organisation. metrics: of the whole process, whoever calls."""
 
     TASKS = "tasks"
     REPORTS = "reports"
     KEYS = "keys"
     ADMIN = "admin"
+    METRICS = "metrics"
 
 
+# No role has these: whoever runs commands on the machine gives them, to keys of no user.
+UNBOUND = frozenset({Scope.METRICS})
 SCOPES_OF = {
-    Role.ADMIN: frozenset(Scope),
+    Role.ADMIN: frozenset(Scope) - UNBOUND,
     Role.DEVELOPER: frozenset({Scope.TASKS, Scope.REPORTS, Scope.KEYS}),
     Role.VIEWER: frozenset({Scope.REPORTS}),
 }

@@ -31,6 +31,7 @@ KNOWN = Need()
 TASKS = Need(frozenset({Scope.TASKS}))
 REPORTS = Need(frozenset({Scope.REPORTS}))
 EXPORTS = Need(frozenset({Scope.ADMIN}))
+METRICS = Need(frozenset({Scope.METRICS}))
 KEYS = Need(frozenset({Scope.KEYS, Scope.ADMIN}), anonymous=False)
 ADMIN = Need(frozenset({Scope.ADMIN}), anonymous=False)
 
@@ -40,7 +41,7 @@ TABLE: Mapping[str, Mapping[str, Need | None]] = {
     "ops.health": {"GET": KNOWN},
     "ops.ready": {"GET": KNOWN},
     "ops.index": {"GET": KNOWN},
-    "ops.metrics": {"GET": REPORTS},
+    "ops.metrics": {"GET": METRICS},
     "ops.swagger": {"GET": KNOWN},
     "ops.swagger_v2": {"GET": KNOWN},
     "restx_doc.static": {"GET": KNOWN},

@@ -11,6 +11,7 @@ import pytest
 
 from api.guard import PAGES, TABLE
 from conftest import House
+from errors import InvalidInput
 from tests.tenants import KEYS, ONE_ID, PROMPT, TEXT, USERS, Town, town
 
 # Who is let in, a letter each: viewers, developers, admins; N is a caller with no key where AUTH=open, and S is a stranger:
@@ -33,7 +34,7 @@ CELLS: dict[str, dict[str, str]] = {
     "/swaggerui/<path:filename>": {"GET": KNOWN},
     "/api/v2/models": {"GET": KNOWN},
     "/api/v2/models/<path:model>": {"GET": KNOWN},
-    "/metrics": {"GET": KNOWN},
+    "/metrics": {"GET": "N"},
     "/api/v1/stats": {"GET": KNOWN},
     "/api/v1/usage": {"GET": KNOWN},
     "/api/v1/usage/forecast": {"GET": KNOWN},
@@ -224,6 +225,24 @@ def test_a_refused_route_is_an_audit_line_with_who_and_what(required):
         "method": "GET",
     }
     assert line["route"] == USERS
+
+
+def test_figures_of_the_whole_process_need_what_only_the_operator_gives(required):
+    here = required
+    scraper, text = here.key(here.home, "viewer", scopes=["metrics"])
+    admin = here.home.text("admin")
+    assert here.ask("GET", "/metrics", text).status_code == 200
+    assert here.ask("GET", "/api/v1/stats", text).status_code == 403
+    made = here.ask("POST", KEYS, admin, {"name": "x", "role": "admin", "scopes": ["metrics"]})
+    rotated = here.ask("POST", f"{KEYS}/{scraper.id}/rotate", admin)
+    changed = here.ask("PATCH", f"{KEYS}/{scraper.id}", admin, {"name": "mine"})
+    assert (made.status_code, rotated.status_code, changed.status_code) == (403, 403, 403)
+    assert here.ask("DELETE", f"{KEYS}/{scraper.id}", admin).status_code == 200
+
+
+def test_a_key_of_a_user_has_no_figures_of_the_whole_process(required):
+    with pytest.raises(InvalidInput, match="can have no key of more"):
+        required.key(required.home, "admin", "admin", scopes=["metrics"])
 
 
 # Strangers.
