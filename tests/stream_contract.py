@@ -100,6 +100,17 @@ class StreamContract:
         pieces, reply = listen(self.started(upstream, Fault("says", text="One.\n\nTwo.\n")))
         assert "".join(piece.text for piece in pieces) == reply.text == "One.\n\nTwo.\n"
 
+    def test_events_may_come_in_parts_of_any_size(self, upstream):
+        """Cut in the middle of a word, of a character, and of a line's end."""
+        provider, text = self.provider(upstream), "Café, 日本語, \U0001f642!\n" * 4
+        came = []
+        for bite in (0, 1, 2, 3, *range(5, 400, 17)):
+            upstream.script(Fault("says", text=text, bite=bite))
+            pieces, reply = listen(provider.stream(self.call_of()))
+            came.append(([piece.text for piece in pieces], reply))
+        assert came[0][1].text == text
+        assert came == came[:1] * len(came)
+
     def test_the_first_piece_is_there_before_the_last_is_written(self, upstream):
         streaming = self.started(upstream, Fault("ok", pause=0.2))
         began = time.monotonic()

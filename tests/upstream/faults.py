@@ -97,6 +97,7 @@ class Fault:
     seconds  bound of `hang` and `half_close`, latency of `slow`, time per byte of `drip`
     pause    seconds between two chunks of a stream
     after    chunks of a stream that come before it is cut or its error; half of them where None
+    bite     bytes in each chunk of a good stream, wherever its events end; its lines end in CR LF then. 0: whole events
     model    the modelVersion of the reply
     headers  more headers for the reply, such as Retry-After
     """
@@ -111,6 +112,7 @@ class Fault:
     headers: tuple[tuple[str, str], ...] = ()
     provider: str = ""
     after: int | None = None
+    bite: int = 0
 
     def __post_init__(self) -> None:
         if self.name not in NAMES and self.name not in OWN:

@@ -59,11 +59,18 @@ def streamed(
 ) -> Outcome:
     """A stream, or what its fault leaves of it; spent are the tokens used by the end of each piece."""
     if fault.name not in PLAIN:
+        if fault.bite:
+            pieces = _bitten(b"".join(pieces).replace(b"\n", b"\r\n"), fault.bite)
+            usages = [None] * (len(pieces) - 1) + usages[-1:]
         return Outcome(good(fault, pieces, stream=True), spent[-1], tuple(usages))
     kept = min(len(pieces) // 2 if fault.after is None else fault.after, len(pieces) - 1)
     ends = {"stream_error": [failed], "stream_garbage": [GARBAGE], "stream_stops": [] if kept else [b"\n"]}
     shown = [*pieces[:kept], *ends[fault.name]]
     return Outcome(good(fault, shown, stream=True), _billed(fault, spent, kept), tuple(usages[:kept]))
+
+
+def _bitten(whole: bytes, size: int) -> list[bytes]:
+    return [whole[start : start + size] for start in range(0, len(whole), size)]
 
 
 def _billed(fault: Fault, spent: list[Tokens], kept: int) -> Tokens:
