@@ -60,6 +60,7 @@ class ReplyChannel(HTTPChannel):  # type: ignore[misc]  # waitress ships no type
     """One connection."""
 
     task_class = ReplyTask
+    timer = staticmethod(time.monotonic)
     load: Load
     patience: float
 
@@ -101,7 +102,7 @@ def was_reset(channel: HTTPChannel) -> bool:
 
 def wait_for_reader(channel: HTTPChannel, patience: float) -> float:
     """The seconds until the reader had made room. Raises ClientDisconnected where it did not in time."""
-    began = time.monotonic()
+    began: float = channel.timer()
     channel.server.pull_trigger()
     with channel.outbuf_lock:
         made_room = channel.outbuf_lock.wait_for(
@@ -111,4 +112,5 @@ def wait_for_reader(channel: HTTPChannel, patience: float) -> float:
     if not made_room:
         channel.server.trigger.pull_trigger(channel.handle_close)  # with what it has not read
         raise ClientDisconnected
-    return time.monotonic() - began
+    waited: float = channel.timer() - began
+    return waited
