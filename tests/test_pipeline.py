@@ -231,6 +231,17 @@ def test_fifty_different_asks_at_once_do_not_wait_for_each_other(make_house, set
     assert upstream.max_in_flight == 50
 
 
+def test_one_category_and_all_that_fit_do_not_share_a_flight(make_house, settings, upstream):
+    services = build_services(replace(settings, llm_timeout_seconds=5.0))
+    services.warm()
+    house = make_house(services)
+    upstream.meet = 2
+    responses = ask_together(house, 2, "classify", lambda index: CHOICE | {"multi_label": bool(index)})
+    assert statuses(responses) == {"miss": 2}
+    assert [[*response.get_json()] for response in responses] == [["classification"], ["classifications"]]
+    assert upstream.max_in_flight == 2
+
+
 # One record for each ask.
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chats import Chat, ToolCall, Turn
 from tasks import (
     NO_USAGE,
     TEMPERATURES,
@@ -30,6 +33,43 @@ NAMES = st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=6, uniqu
 
 def ask_for(task: Task, text: str = "the input", categories: tuple[str, ...] = ("yes", "no")) -> Ask:
     return Ask(task, text, 0.0, categories if task is Task.CLASSIFY else ())
+
+
+# What two asks must have in common to share an answer.
+
+CALLS = (ToolCall("call_1", "weather", "{}"), ToolCall("call_2", "weather", "{}"))
+CHAT = Chat(
+    (Turn("user", "Hi"), Turn("assistant", "", CALLS), Turn("tool", "rain", answers="call_1")),
+    stop=("a", "b"),
+)
+CALLED, TOLD = CHAT.turns[1:]
+
+
+def with_turns(*last: Turn) -> Chat:
+    return replace(CHAT, turns=(CHAT.turns[0], *last))
+
+
+# Each differs from the one above in one thing.
+OTHER_CHATS = [
+    with_turns(CALLED, replace(TOLD, answers="call_2")),
+    with_turns(CALLED, replace(TOLD, answers="")),
+    with_turns(CALLED, replace(TOLD, text="sun")),
+    with_turns(CALLED, replace(TOLD, role="user")),
+    with_turns(replace(CALLED, calls=CALLS[::-1]), TOLD),
+    with_turns(replace(CALLED, calls=CALLS[:1]), TOLD),
+    with_turns(replace(CALLED, text="call_1"), TOLD),
+    with_turns(TOLD, CALLED),
+    *(replace(CHAT, stop=stop) for stop in ((), ("a",), ("b", "a"), ("ab",), ("a", "b", "b"))),
+    *(replace(CHAT, **{name: "a"}) for name in ("system", "schema", "tools", "tool_choice")),
+    *(replace(CHAT, temperature=warmth) for warmth in (0.0, 0.5)),
+]
+
+
+def test_chats_share_an_answer_where_they_are_equal_and_nowhere_else():
+    chats = [CHAT, *OTHER_CHATS]
+    keys = [Ask(Task.CHAT, "", 0.0, chat=chat).key_text for chat in chats]
+    assert len(set(keys)) == len(chats)
+    assert keys == [Ask(Task.CHAT, "", 0.0, chat=pickle.loads(pickle.dumps(chat))).key_text for chat in chats]
 
 
 # Wording.
