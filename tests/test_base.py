@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -302,6 +303,12 @@ def test_before_its_first_piece_a_stream_is_tried_again_and_begins_once():
         ([Piece("one ", usage=Usage(9, 2)), Piece("two", usage=Usage(9, 4))], LOST, Usage(9, 4)),
         # Counted at the beginning only: the output is at least what came.
         ([Piece("one two", usage=Usage(9, 1, estimated=True))], LOST, Usage(9, 7, estimated=True)),
+        # What was told once holds where a later piece says nothing of it.
+        (
+            [Piece("one ", usage=Usage(20, 1, estimated=True)), Piece("two")],
+            LOST,
+            Usage(20, 7, estimated=True),
+        ),
         # The fault knows it best.
         ([Piece("one", usage=Usage(9, 1))], InvalidReply(transient=True, usage=Usage(9, 5)), Usage(9, 5)),
         (
@@ -354,6 +361,56 @@ def test_a_bug_of_an_adapter_in_a_stream_may_have_been_billed():
     with pytest.raises(ZeroDivisionError):
         meter.run(Scripted([Piece("one"), ZeroDivisionError()]), Call("m", word(ask_for()), 9, 1.0))
     assert (meter.attempts, meter.unknown_attempts, meter.unknown_nano) == (1, 1, 70)
+
+
+# What calls hold of a budget.
+
+BOUND = 70
+
+
+@pytest.mark.parametrize(
+    ("outcome", "covered"),
+    [
+        # It cost nothing, or was never made: the next call needs no more than this one did.
+        (UpstreamFault(), [BOUND]),
+        (UpstreamRateLimited(transient=True), [BOUND]),
+        (Overloaded(), [BOUND]),
+        # It was billed, or may have been.
+        ("a reply", [BOUND, 2 * BOUND]),
+        (UpstreamFault(usage=ONE), [BOUND, 2 * BOUND]),
+        (LOST, [BOUND, 2 * BOUND]),
+        (ZeroDivisionError(), [BOUND, 2 * BOUND]),
+        (CallerLeft(), [BOUND, 2 * BOUND]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_a_call_gives_back_what_it_held_only_if_it_cost_nothing(outcome, covered):
+    seen: list[int | None] = []
+    meter = Meter(
+        len, bound=lambda provider, call: BOUND, cover=lambda provider, call, nano: seen.append(nano)
+    )
+    provider, call = Scripted(outcome, "a reply"), Call("m", word(ask_for()), 9, 1.0)
+    with suppress(UpstreamFault, Overloaded, ZeroDivisionError, CallerLeft):
+        meter.run(provider, call)
+    meter.run(provider, call)
+    assert seen == covered
+
+
+def test_a_call_for_which_covering_left_no_time_holds_nothing_and_is_not_made():
+    now = [0.0]
+
+    def cover(provider: str, call: Call, nano: int | None) -> None:
+        seen.append(nano)
+        now[0] += 5.0
+
+    seen: list[int | None] = []
+    meter = Meter(len, bound=lambda provider, call: BOUND, cover=cover, timer=lambda: now[0])
+    provider, call = Scripted("a reply", "a reply"), Call("m", word(ask_for()), 9, 5.0)
+    with pytest.raises(Overloaded):
+        meter.run(provider, call)
+    assert (provider.calls, meter.attempts) == ([], 0)
+    meter.run(provider, call)
+    assert seen == [BOUND]
 
 
 def test_embeddings_ask_for_no_output_and_for_a_model_that_makes_them():
