@@ -143,6 +143,16 @@ def test_the_head_of_a_hit_says_what_it_saved_as_that_of_a_plain_reply_does(each
     assert nano(bill["cost"]["saved"]) == nano(plain.headers["X-Cost-Saved"]) > 0
 
 
+def test_what_the_model_does_not_take_is_named_with_a_stream_and_with_its_hits(make_house, upstream):
+    for model, ignored in (("gpt-6-luna", ["temperature"]), ("gpt-5.4-nano", None)):
+        house = make_house(**live("openai", upstream) | {"openai_model": model})
+        for status in ("miss", "hit"):
+            response, told = stream(house)
+            assert response.headers["X-Cache-Status"] == status
+            assert response.headers.get("X-Params-Ignored") == (ignored and ", ".join(ignored))
+            assert told[-1][1].get("params_ignored") == ignored
+
+
 @pytest.mark.parametrize("value", ["yes", 1, 0, []])
 def test_stream_is_true_or_false_and_nothing_else(house, value):
     response = house.post("text", PROMPT | {"stream": value})
@@ -242,6 +252,28 @@ def ask_like(house: House, number: int) -> str:
     assert response.headers["X-Cache-Status"] == "coalesced"
     assert nano(response.headers["X-Cost-Total"]) == 0 < nano(response.headers["X-Cost-Saved"])
     return said(events(response.response))
+
+
+def test_a_streamed_hit_is_logged_and_counted_as_one(each):
+    bought, found = stream(each)[0], stream(each)[0]
+    ends = [
+        line for line in map(json.loads, each.lines("api_requests.log")) if line["event"] == "REQUEST_END"
+    ]
+    assert [(line["request_id"], line["cached"], line["cost"]["cache_status"]) for line in ends] == [
+        (bought.headers["X-Request-ID"], False, "miss"),
+        (found.headers["X-Request-ID"], True, "hit"),
+    ]
+    assert ends[0]["cost"]["cost_nanodollars"] > 0 == ends[1]["cost"]["cost_nanodollars"]
+    records = [json.loads(line) for line in each.lines("cost_tracking.log")]
+    assert [(record["cached"], record["cache_status"]) for record in records] == [
+        (False, "miss"),
+        (True, "hit"),
+    ]
+    usage = each.services.tracker.get_usage_stats()
+    assert (usage["total_requests"], usage["cached_requests"], usage["cache_hit_rate"]) == (2, 1, 0.5)
+    assert usage["cost_savings_from_cache"] == usage["total_cost"] > 0
+    (row,) = [row for row in rows(each.services.ledger) if row["cache_status"] == "hit"]
+    assert (row["cost_nano"], row["saved_nano"] > 0) == (0, True)
 
 
 # Failures before the first piece: plain errors.

@@ -263,6 +263,46 @@ def test_those_who_wait_for_the_same_answer_get_it_when_the_first_one_leaves(sta
     assert len(play.provider.calls) == 2
 
 
+def test_when_two_who_lead_leave_in_turn_the_third_gets_a_whole_answer_and_each_pays_its_own_part(stage):
+    play = stage()
+    first = play.reader()
+    play.called()
+    second = play.reader()
+    leaves_to_the_next(play, first, "half")
+    with ThreadPoolExecutor(1) as pool:
+        third = pool.submit(ask_streamed, play)
+        leaves_to_the_next(play, second, "a third")
+        play.provider.say("a whole", " answer")
+        play.provider.end()
+        assert third.result(LONG) == "a whole answer"
+    told = play.rows()
+    assert [(row["status"], row["cache_status"]) for row in told] == [
+        (499, "miss"),
+        (499, "miss"),
+        (200, "miss"),
+    ]
+    count = play.house.services.tracker._counter.count_tokens
+    assert [row["output_tokens"] for row in told] == [count("half more"), count("a third more"), 5]
+    costs = [row["input_tokens"] * 250 + row["output_tokens"] * 1500 for row in told]
+    assert [row["cost_nano"] for row in told] == costs
+    assert costs[-1] == COST
+    assert play.house.services.ledger.overall_nano("anonymous") == sum(costs)
+    assert len(play.provider.calls) == 3
+
+
+def leaves_to_the_next(play: Stage, leader: Reader, text: str) -> None:
+    """The one who leads hears a piece and leaves; the one who waits is the next for whom the provider is called."""
+    assert wait_until(lambda: play.house.services.flights.waiting() == 1)
+    play.provider.hung_up.clear()
+    play.provider.say(text)
+    first_event(leader)
+    leader.leave()
+    assert wait_until(lambda: play.served.at_work == 1)
+    play.provider.say(" more")
+    assert play.provider.hung_up.wait(LONG)
+    play.called()
+
+
 def ask_plainly(play: Stage) -> str:
     reader = Reader(play.served.port, {"prompt": PROMPT["prompt"]})
     assert reader.head()[0] == 200

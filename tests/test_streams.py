@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from errors import CallerLeft, ContentBlocked, DeadlineExceeded
+from errors import CallerLeft, ContentBlocked, DeadlineExceeded, Overloaded
 from streams import Roads, Stream
 from taps import Beginning, Tap
 from tasks import Answer, Bill
@@ -200,6 +200,19 @@ def test_roads_under_way_are_counted_and_waited_for_no_longer_than_was_said(road
     way.walk()
     assert roads.wait(LONG)
     assert roads.under_way() == 0
+
+
+def test_a_road_for_which_the_system_has_no_thread_is_refused_and_not_under_way(roads):
+    more_than_there_is, before = 2**50, threading.stack_size()
+    threading.stack_size(more_than_there_is)
+    try:
+        with pytest.raises(Overloaded):
+            Stream(lambda tap: ANSWER, roads)
+    finally:
+        threading.stack_size(before)
+    assert roads.under_way() == 0
+    assert roads.wait(0.0)
+    assert Stream(lambda tap: ANSWER, roads).start() == ANSWER
 
 
 def test_a_road_leaves_no_thread_behind(roads):

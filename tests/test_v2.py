@@ -337,6 +337,18 @@ def test_a_streams_head_says_what_is_known_by_then(openai_house):
     assert headers["X-Request-ID"]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_the_model_and_what_no_provider_takes_is_named_with_an_answer_and_with_its_hits(
+    openai_house, streamed
+):
+    for status in ("miss", "hit"):
+        response = ask(openai_house, model="gpt-6-luna", temperature=0.3, seed=5, stream=streamed)
+        assert response.status_code == 200
+        assert response.headers["X-Cache-Status"] == status
+        assert response.headers["X-Params-Ignored"] == "temperature, seed"
+        assert response.text  # a stream's answer is kept once it was read
+
+
 def test_a_cached_answer_streams_too_and_costs_nothing(openai_house, upstream):
     whole = ask(openai_house).get_json()
     response = ask(openai_house, stream=True)
