@@ -35,17 +35,19 @@ def read_message(message: AIMessage, raw: Mapping[str, Any], call: Call) -> Repl
     """A whole reply; a refusal or an empty reply is an error, not an answer.
 
     Counts and model are read from the body: the client library fills in zeros where a server counts nothing.
-    A finish reason that OpenAI does not have may mean a cut text, so it counts as one.
+    A finish reason that OpenAI does not have may mean a cut text, so it counts as one. A stream that says something
+    and not why it ends was broken off on the way, whatever it has counted by then.
     """
     usage, model = billed(raw, call.model)
     reason = message.response_metadata.get("finish_reason")
     facts: dict[str, Any] = {"usage": usage, "model": model, "unknown": usage is None}
     if reason == BLOCKED or message.additional_kwargs.get("refusal") or raw.get(REFUSED):
         raise ContentBlocked(**facts)
-    if reason is None and usage is None and raw.get(STREAMED):
-        raise ended_early(usage, model)
     calls = _calls(message, raw)
-    if not (calls or message.text.strip()):
+    says_nothing = not (calls or message.text.strip())
+    if reason is None and raw.get(STREAMED) and (usage is None or not says_nothing):
+        raise ended_early(usage, model)
+    if says_nothing:
         raise EmptyReply(**facts, detail=ending(reason))
     if (calls or reason in TOOLS) and not (calls and call.offers_tools):
         raise InvalidReply(**facts, detail=ending(reason))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 from collections.abc import Generator
@@ -75,6 +76,25 @@ class Directed(SandboxProvider):
             raise
         finally:
             self.closed.set()
+
+
+# A server that speaks OpenAI's protocol loosely.
+
+
+def counting_stream(first: str, second: str) -> str:
+    """Events that tell what was counted by then, and never why they end: in all 10 tokens in, 4 of them cached, 7 out."""
+    return _counting(first, 3) + _counting(second, 7)
+
+
+def _counting(text: str, output: int) -> str:
+    choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": output,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+    known = {"object": "chat.completion.chunk", "model": "gpt-5.4-nano"}
+    return f"data: {json.dumps({**known, 'choices': [choice], 'usage': usage})}\n\n"
 
 
 # A real socket.

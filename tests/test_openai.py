@@ -35,7 +35,8 @@ from providers.openai_models import is_openais, takes_temperature
 from tasks import Ask, Task, Usage, word
 from tests.chat_contract import BOTH, ChatContract
 from tests.provider_contract import FAULTS, ProviderContract
-from tests.stream_contract import StreamContract, broken, listen
+from tests.stream_contract import StreamContract, broken
+from tests.streamed import counting_stream
 from tests.upstream import CANARY, Fault, Upstream
 
 
@@ -400,18 +401,13 @@ def test_a_refusal_that_streams_is_content_blocked(upstream):
     assert type(broken(at(upstream).stream(call_of()))[1]) is ContentBlocked
 
 
-def test_a_stream_without_a_reason_to_end_but_with_its_counts_is_a_cut_text(upstream):
-    def event(**facts: Any) -> str:
-        return (
-            f"data: {json.dumps({'id': 'x', 'object': 'chat.completion.chunk', 'model': 'm', **facts})}\n\n"
-        )
-
-    said = event(choices=[{"index": 0, "delta": {"role": "assistant", "content": "hi"}}])
-    upstream.script(
-        Fault("garbage", text=said + event(choices=[], usage=TestOpenAI.counts) + "data: [DONE]\n\n")
-    )
-    _, reply = listen(at(upstream).stream(call_of()))
-    assert (reply.text, reply.whole, reply.usage) == ("hi", False, Usage(10, 7, 4, 2))
+@pytest.mark.parametrize("end", ["", "data: [DONE]\n\n"], ids=["cut", "with its mark"])
+def test_a_stream_without_a_reason_to_end_is_a_broken_one_billed_as_far_as_it_counted(upstream, end):
+    upstream.script(Fault("garbage", text=counting_stream("one", " two") + end))
+    pieces, fault = broken(at(upstream).stream(call_of()))
+    assert [piece.text for piece in pieces] == ["one", " two"]
+    assert (type(fault), fault.transient, fault.unknown) == (InvalidReply, True, False)
+    assert (fault.usage, fault.model) == (Usage(10, 7, 4), "gpt-5.4-nano")
 
 
 # What chats have of their own.

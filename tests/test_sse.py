@@ -20,7 +20,7 @@ from services import build_services
 from tasks import Usage
 from tests.ledger_house import rows
 from tests.readers import LONG, events, said, wait_until
-from tests.streamed import MODEL, Directed
+from tests.streamed import MODEL, Directed, counting_stream
 from tests.test_ledger import locked_out
 from tests.test_pipeline import impatient
 from tests.upstream import Call, Fault, Upstream
@@ -392,6 +392,20 @@ def test_a_stream_that_the_provider_cuts_ends_with_an_error_and_its_bill_and_is_
         1,
     )
     assert each.services.cache.size() == 0
+
+
+def test_a_stream_that_counts_as_it_comes_and_ends_without_a_reason_is_one_that_was_cut(make_house, upstream):
+    house = make_house(**live("openai", upstream))
+    upstream.script(Fault("garbage", text=counting_stream("one", " two")))
+    response, told = stream(house)
+    assert [name for name, _ in told] == ["message", "message", "error", "bill"]
+    (_, error), (_, bill) = told[-2:]
+    assert (error["code"], bill["whole"]) == ("upstream_invalid_response", False)
+    assert bill["tokens"] == {"input": 10, "output": 7, "estimated": False}
+    row = row_of(house, response)
+    assert (row["status"], row["cost_nano"]) == (502, 6 * 200 + 4 * 20 + 7 * 1250)
+    assert nano(bill["cost"]["total"]) == row["cost_nano"]
+    assert (len(upstream.journal), house.services.cache.size()) == (1, 0)
 
 
 def test_the_error_log_says_which_fault_ended_a_stream_and_for_which_request(each, upstream):
