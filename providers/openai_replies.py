@@ -9,6 +9,7 @@ from chats import ToolCall
 from errors import ContentBlocked, EmptyReply, InvalidReply, UpstreamFault
 from providers.base import Call, Reply
 from providers.reply_facts import (
+    COUNTING,
     STREAMED,
     checked_usage,
     ended_early,
@@ -16,6 +17,7 @@ from providers.reply_facts import (
     mapping,
     part_of,
     served_model,
+    so_far,
     with_usage,
 )
 from providers.turns import calls_of
@@ -79,7 +81,7 @@ def read_embeddings(raw: Mapping[str, Any], call: Call) -> Reply:
 
 
 def billed(raw: Mapping[str, Any], asked_model: str) -> tuple[Usage | None, str]:
-    return read_usage(raw), served_model(raw, SERVED_BY, asked_model)
+    return so_far(read_usage(raw), raw), served_model(raw, SERVED_BY, asked_model)
 
 
 def read_usage(raw: Mapping[str, Any]) -> Usage | None:
@@ -103,9 +105,17 @@ def unread(fault: UpstreamFault, raw: Mapping[str, Any]) -> UpstreamFault:
 
 
 def fold(body: dict[str, Any], event: Mapping[str, Any]) -> None:
-    """Put an event of a stream into the body that a plain reply would have had; the library drops refusals."""
+    """Put an event of a stream into the body that a plain reply would have had; the library drops refusals.
+
+    Some servers count with each event, and some with the first one and the last.
+    """
     body.update({name: event[name] for name in (SERVED_BY, "usage") if event.get(name) is not None})
+    if event.get("usage") is not None:
+        body[COUNTING] = False
     choices = event.get("choices")
     for choice in choices if isinstance(choices, list) else ():
-        if mapping(mapping(choice).get("delta")).get("refusal"):
+        delta = mapping(mapping(choice).get("delta"))
+        if delta.get("refusal"):
             body[REFUSED] = True
+        if delta.get("content") and event.get("usage") is None:
+            body[COUNTING] = True

@@ -81,18 +81,15 @@ class Directed(SandboxProvider):
 # A server that speaks OpenAI's protocol loosely.
 
 
-def counting_stream(first: str, second: str) -> str:
-    """Events that tell what was counted by then, and never why they end: in all 10 tokens in, 4 of them cached, 7 out."""
-    return _counting(first, 3) + _counting(second, 7)
+def counting_stream(*told: tuple[str, int | None]) -> str:
+    """Events of texts, each with the output that is counted by then if any, and no reason to end: 10 tokens in, 4 cached."""
+    return "".join(_counting(text, output) for text, output in told)
 
 
-def _counting(text: str, output: int) -> str:
+def _counting(text: str, output: int | None) -> str:
     choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
-    usage = {
-        "prompt_tokens": 10,
-        "completion_tokens": output,
-        "prompt_tokens_details": {"cached_tokens": 4},
-    }
+    input_counts = {"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 4}}
+    usage = None if output is None else input_counts | {"completion_tokens": output}
     known = {"object": "chat.completion.chunk", "model": "gpt-5.4-nano"}
     return f"data: {json.dumps({**known, 'choices': [choice], 'usage': usage})}\n\n"
 

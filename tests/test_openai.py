@@ -403,11 +403,18 @@ def test_a_refusal_that_streams_is_content_blocked(upstream):
 
 @pytest.mark.parametrize("end", ["", "data: [DONE]\n\n"], ids=["cut", "with its mark"])
 def test_a_stream_without_a_reason_to_end_is_a_broken_one_billed_as_far_as_it_counted(upstream, end):
-    upstream.script(Fault("garbage", text=counting_stream("one", " two") + end))
+    upstream.script(Fault("garbage", text=counting_stream(("one", 3), (" two", 7)) + end))
     pieces, fault = broken(at(upstream).stream(call_of()))
     assert [piece.text for piece in pieces] == ["one", " two"]
     assert (type(fault), fault.transient, fault.unknown) == (InvalidReply, True, False)
     assert (fault.usage, fault.model) == (Usage(10, 7, 4), "gpt-5.4-nano")
+
+
+def test_counts_of_the_beginning_are_no_more_than_an_estimate_of_what_comes_after_them(upstream):
+    upstream.script(Fault("garbage", text=counting_stream(("one", 1), (" two", None))))
+    pieces, fault = broken(at(upstream).stream(call_of()))
+    assert pieces[-1].usage == Usage(10, 1, 4, estimated=True)
+    assert (fault.usage, fault.unknown) == (None, True)
 
 
 # What chats have of their own.

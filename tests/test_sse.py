@@ -396,7 +396,7 @@ def test_a_stream_that_the_provider_cuts_ends_with_an_error_and_its_bill_and_is_
 
 def test_a_stream_that_counts_as_it_comes_and_ends_without_a_reason_is_one_that_was_cut(make_house, upstream):
     house = make_house(**live("openai", upstream))
-    upstream.script(Fault("garbage", text=counting_stream("one", " two")))
+    upstream.script(Fault("garbage", text=counting_stream(("one", 3), (" two", 7))))
     response, told = stream(house)
     assert [name for name, _ in told] == ["message", "message", "error", "bill"]
     (_, error), (_, bill) = told[-2:]
@@ -406,6 +406,18 @@ def test_a_stream_that_counts_as_it_comes_and_ends_without_a_reason_is_one_that_
     assert (row["status"], row["cost_nano"]) == (502, 6 * 200 + 4 * 20 + 7 * 1250)
     assert nano(bill["cost"]["total"]) == row["cost_nano"]
     assert (len(upstream.journal), house.services.cache.size()) == (1, 0)
+
+
+def test_a_stream_that_counts_at_its_beginning_only_is_billed_for_what_came_after_it_too(
+    make_house, upstream
+):
+    house = make_house(**live("openai", upstream))
+    upstream.script(Fault("garbage", text=counting_stream(("one", 1), (" two three four five six", None))))
+    response, told = stream(house)
+    count = house.services.tracker._counter.count_tokens("one two three four five six")
+    assert told[-1][1]["tokens"] == {"input": 10, "output": count, "estimated": True}
+    row = row_of(house, response)
+    assert row["cost_nano"] == 6 * 200 + 4 * 20 + count * 1250
 
 
 def test_the_error_log_says_which_fault_ended_a_stream_and_for_which_request(each, upstream):
