@@ -365,6 +365,13 @@ class RateLimitCache(LRUCache):
         return False
 
 
+class EvictingCounts(RateLimitCache):
+    """Counters of which the one that was idle longest makes room for a newcomer, so that nobody shares another's."""
+
+    def _evict_one(self, now: float) -> bool:
+        return LRUCache._evict_one(self, now)
+
+
 def response_key(prompt: str, task_type: str, **options: Any) -> str:
     """Return one SHA-256 for one ask: equal exactly when task, text and options are equal as JSON.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
-from api.limiting import RateLimited, caller_of, counted_as
+from addresses import caller_of
+from api.limiting import RateLimited, counted_as
 from api.replies import render_bug, render_failure, render_refusal
 from api.visit import current_request, current_visit
 from enhanced_logging import RequestLogger

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 import math
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from flask_limiter import Limiter
 from limits import RateLimitItem, parse_many
 from limits.storage import MovingWindowSupport, Storage
 
+from addresses import caller_of
 from config import Settings
 from errors import PlatformError
 from identity import Identity
@@ -128,19 +128,6 @@ def counted_as(identity: Identity, asked: Request) -> str:
     if not identity.is_anonymous:
         return f"tenant:{identity.tenant}"
     return caller_of(asked.remote_addr or "unknown")
-
-
-def caller_of(address: str) -> str:
-    """An IPv4 address as it is; of IPv6 its /64, which one caller owns whole."""
-    if ":" not in address:
-        return address
-    try:
-        known = ipaddress.IPv6Address(address.split("%")[0])
-    except ValueError:
-        return address
-    if known.ipv4_mapped is not None:
-        return str(known.ipv4_mapped)
-    return str(ipaddress.ip_network((known, 64), strict=False))
 
 
 class Limits:

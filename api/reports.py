@@ -13,13 +13,13 @@ from typing import Any, TypeVar, cast
 from flask import Response, current_app
 from flask_restx import Namespace, Resource
 
+from addresses import caller_of
 from analytics.export import COLUMNS, FORMATS, Export
 from analytics.forecast import HORIZON_DAYS, MOST_HORIZON_DAYS
 from analytics.outlook import QualityDesk, forecast_report
 from analytics.usage import GROUP_BY, MOST_GROUPED, usage_report, usage_stats_of
 from api.feedback import accuracy_stats
 from api.house import services
-from api.limiting import caller_of
 from api.queries import one_of, read_query, some_of, whole_number
 from api.replies import JSON, json_reply
 from api.visit import current_request, current_tenant, current_visit

@@ -7,17 +7,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from addresses import caller_of
 from errors import LockedOut, Unauthorized
-from lru_cache import RateLimitCache
+from lru_cache import EvictingCounts
 from security.api_keys import prefix_of
 
 # So many wrong ones in so many seconds, and the next is not looked at.
 MOST_GUESSES, WINDOW_SECONDS = 10, 60.0
 # Lines about one address in that time; the log of requests has all of them anyway.
 MOST_LINES = 100
+# Of each kind. Who has more addresses than this makes the oldest of their locks go, and nobody else's count grow.
 MOST_NAMES = 10_000
 # Only what might be a key is a guess: neither noise nor a forged token comes any nearer to a right one.
 _GUESS = re.compile(r"llm_[A-Za-z0-9]+_[A-Za-z0-9_-]+")
+
+KINDS = ("line", "address", "prefix", "name", "told")
 
 # Event, severity, details: a line of the audit log.
 Audit = Callable[[str, str, dict[str, Any]], None]
@@ -32,38 +36,39 @@ class Guesses:
 
     def __init__(self, audit: Audit = unheard, timer: Callable[[], float] = time.monotonic) -> None:
         self._audit = audit
-        self._counts = RateLimitCache(MOST_NAMES, timer=timer)
+        # A store each: a flood of addresses or prefixes must not end the lock of a name.
+        self._counts = {kind: EvictingCounts(MOST_NAMES, timer=timer) for kind in KINDS}
 
     def check(self, address: str, name: str = "") -> None:
         """Raises LockedOut."""
-        self._stop_at(("address", address))
+        self._stop_at("address", caller_of(address))
         if name:
-            self._stop_at(("name", name))
+            self._stop_at("name", name)
 
     def refusal(
         self, reason: str, address: str, credential: str = "", *, name: str = "", counts: bool = True
     ) -> Unauthorized | LockedOut:
         """What to raise for a credential that is not good. A right key is never asked whether its prefix is locked."""
-        prefix = prefix_of(credential)
+        prefix, caller = prefix_of(credential), caller_of(address)
         try:
-            self._stop_at(("prefix", prefix))
+            self._stop_at("prefix", prefix)
         except LockedOut as locked:
             return locked
-        if self._counts.admit(("line", address), MOST_LINES, WINDOW_SECONDS):
+        if self._counts["line"].admit(caller, MOST_LINES, WINDOW_SECONDS):
             self._audit("AUTH_FAILURE", "MEDIUM", {"reason": reason, "prefix": prefix, "from": address})
         if counts and (name or _GUESS.fullmatch(credential)):
-            for kind, what in (("address", address), ("prefix", prefix), ("name", name)):
+            for kind, what in (("address", caller), ("prefix", prefix), ("name", name)):
                 self._count(kind, what)
         return Unauthorized(reason)
 
     def _count(self, kind: str, what: str) -> None:
         if not what:
             return
-        count = self._counts.increment_count((kind, what), WINDOW_SECONDS)
-        if count >= MOST_GUESSES and self._counts.admit(("told", kind, what), 1, WINDOW_SECONDS):
+        count = self._counts[kind].increment_count(what, WINDOW_SECONDS)
+        if count >= MOST_GUESSES and self._counts["told"].admit((kind, what), 1, WINDOW_SECONDS):
             self._audit("AUTH_LOCKOUT", "HIGH", {"locked": kind, "which": what})
 
-    def _stop_at(self, counted: tuple[str, str]) -> None:
-        age, count = self._counts.window(counted, WINDOW_SECONDS)
+    def _stop_at(self, kind: str, what: str) -> None:
+        age, count = self._counts[kind].window(what, WINDOW_SECONDS)
         if count >= MOST_GUESSES:
             raise LockedOut(retry_after=WINDOW_SECONDS - age)

@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 from auth import FRESH_SECONDS, KNOWN_SECONDS, LATEST_SECONDS
 from errors import LedgerUnavailable, LockedOut, Unauthorized
 from identity import ANONYMOUS, OPERATOR, Budget, Scope
+from security import guesses
 from security.api_keys import mac_of, matches, new_secret, read_key
 from security.guesses import MOST_GUESSES, WINDOW_SECONDS
 from tests.account_house import (
@@ -302,6 +303,28 @@ def test_a_prefix_is_locked_across_addresses_and_its_right_key_is_not(registry):
         registry.who(wrong_key(key.id), "198.51.100.1")
     assert registry.who(shown, "198.51.100.2").key_id == key.id
     assert [line["which"] for line in registry.events("AUTH_LOCKOUT")] == [f"llm_{key.id}"]
+
+
+def test_all_of_an_ipv6_network_is_one_who_guesses(registry):
+    """One subscriber has 2**64 addresses; ten guesses for each would be no lock."""
+    for number in range(MOST_GUESSES):
+        assert refused(registry, wrong_key(), f"2001:db8::{number:x}") == "unknown"
+    with pytest.raises(LockedOut):
+        registry.who(wrong_key(), "2001:db8::ffff")
+    assert refused(registry, wrong_key(), "2001:db8:0:1::1") == "unknown"
+
+
+def test_a_flood_of_guesses_from_everywhere_locks_nobody_else_out_and_frees_no_name(registry, monkeypatch):
+    monkeypatch.setattr(guesses, "MOST_NAMES", 100)
+    fresh = guesses.Guesses(timer=registry.hands)
+    for _ in range(MOST_GUESSES):
+        fresh.refusal("password", "192.0.2.1", name="ada")
+    for number in range(10 * guesses.MOST_NAMES):
+        fresh.check(f"2001:db8:{number:x}::1")
+        assert isinstance(fresh.refusal("unknown", f"2001:db8:{number:x}::1", wrong_key()), Unauthorized)
+    fresh.check("198.51.100.1", "grace")
+    with pytest.raises(LockedOut):
+        fresh.check("198.51.100.1", "ada")
 
 
 def test_a_lockout_is_told_once_a_window(registry):

@@ -13,7 +13,8 @@ from limits import parse, parse_many
 from limits.storage import storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 
-from api.limiting import LRUStorage, caller_of
+from addresses import caller_of
+from api.limiting import LRUStorage
 from config import ConfigError, load_settings
 from lru_cache import RateLimitCache
 from services import build_services
