@@ -31,6 +31,8 @@ KNOWN_SECONDS, AWAY_SECONDS = 300.0, 4.0
 MOST_IDENTITIES = 10_000
 USED_EVERY_US = 60 * MICRO
 LONGEST_CREDENTIAL = 4096
+# What was good once is no guess: a program that still sends it must not lock out everybody at its address.
+OVER = frozenset({"revoked", "expired", "inactive"})
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 _PLAIN = re.compile(r"[\x21-\x7e]+")
 # What clients send that insist on a key where none is needed. Keys of ours and tokens never look like that.
@@ -181,7 +183,8 @@ class Authenticator:
             return known.identity
         except BadToken as bad:
             self._known.delete(digest)
-            raise self._guesses.refusal(bad.reason, address, credential) from None
+            is_guess = bad.reason not in OVER
+            raise self._guesses.refusal(bad.reason, address, credential, counts=is_guess) from None
         except SwitchedOff:
             raise self._guesses.refusal("switched_off", address) from None
         self._away = False

@@ -305,6 +305,21 @@ def test_a_prefix_is_locked_across_addresses_and_its_right_key_is_not(registry):
     assert [line["which"] for line in registry.events("AUTH_LOCKOUT")] == [f"llm_{key.id}"]
 
 
+def test_a_program_that_goes_on_with_a_key_that_is_over_locks_nobody_out(registry):
+    revoked, ended, new = (
+        registry.key(),
+        registry.key(expires_us=round((registry.hands.now + 1) * 1e6)),
+        registry.key(),
+    )
+    registry.accounts.revoke_key(revoked[0].id, OPERATOR)
+    registry.hands.now += 2
+    for _ in range(MOST_GUESSES):
+        assert refused(registry, revoked[1]) == "revoked"
+        assert refused(registry, ended[1]) == "expired"
+    assert registry.who(new[1]).key_id == new[0].id, "from the same address, and seen for the first time"
+    assert not registry.events("AUTH_LOCKOUT")
+
+
 def test_all_of_an_ipv6_network_is_one_who_guesses(registry):
     """One subscriber has 2**64 addresses; ten guesses for each would be no lock."""
     for number in range(MOST_GUESSES):
