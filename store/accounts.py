@@ -92,6 +92,7 @@ class Accounts:
         columns |= {"name": account_rules.user_name(name), "organisation": organisation}
         with self._change(by) as change:
             _check_unlimited(change)
+            _check_power(by, SCOPES_OF[Role(columns["role"])])
             change.row(organisations, organisation)
             return change.add(users, columns, user_from)
 
@@ -105,6 +106,7 @@ class Accounts:
             own_password = set(fields) == {"password"} and by.user_id == user_id and not by.key_id
             _need(Scope.ADMIN in by.scopes or own_password)
             _check_unlimited(change)
+            _check_power(by, _gained(before, columns))
             unseen = "password" if "password" in fields else ""
             if unseen or fields.get("active") is False:
                 _end_sessions(change, user_id)
@@ -305,6 +307,20 @@ def _check_unlimited(change: Change) -> None:
         raise Forbidden(
             "This key is limited, so it makes and changes no other. Sign in, or ask an administrator."
         )
+
+
+def _check_power(by: Identity, scopes: frozenset[Scope]) -> None:
+    """Whoever makes a user, or gives them a password, could sign in as them."""
+    if by is not OPERATOR and not scopes <= by.scopes:
+        raise Forbidden(
+            "A user can have no scope that you lack. Sign in, or use a key with all scopes of that role."
+        )
+
+
+def _gained(before: User, columns: Mapping[str, Any]) -> frozenset[Scope]:
+    """What a change of a user puts into somebody's hands: with a password all of their role, else what the role adds."""
+    after = SCOPES_OF[Role(columns.get("role", before.role))]
+    return after if columns.get("password_hash") else after - SCOPES_OF[before.role]
 
 
 def _check_owner(change: Change, organisation: str, owner: str, scopes: frozenset[Scope]) -> None:

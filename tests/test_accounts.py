@@ -138,6 +138,26 @@ def test_a_key_has_no_scope_that_its_maker_lacks(registry):
     assert registry.accounts.create_key("k", "developer", maker)[0].user_id == maker.user_id
 
 
+def test_a_key_with_few_scopes_makes_no_user_who_has_more(registry):
+    """It could sign in as them."""
+    narrow, full = as_key(registry, "admin", scopes=["admin"]), as_key(registry, "admin")
+    admin, viewer = registry.user("root", "admin"), registry.user("v", "viewer")
+    change = registry.accounts.change_user
+    for role in Role:
+        with pytest.raises(Forbidden, match="scope"):
+            registry.accounts.create_user("mallory", role, narrow, password=PASSWORD)
+    for user, fields in (
+        (admin, {"password": PASSWORD}),
+        (viewer, {"role": "developer"}),
+        (viewer, {"role": "admin", "password": PASSWORD}),
+    ):
+        with pytest.raises(Forbidden, match="scope"):
+            change(user.id, narrow, **fields)
+        assert change(user.id, full, **fields)
+    assert change(admin.id, narrow, role="viewer", active=False).role is Role.VIEWER
+    assert change(viewer.id, narrow, password="")
+
+
 def test_the_key_of_a_user_has_no_more_than_the_user(registry):
     user = registry.user(role="viewer")
     with pytest.raises(InvalidInput):
