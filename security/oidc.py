@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from account_rules import YEAR_10000_US
 from errors import IssuerUnavailable
 from identity import OUTSIDE, SCOPES_OF, Identity, Role, Scope
 from security.tokens import LONGEST_TOKEN, BadToken
@@ -61,7 +62,7 @@ class KeySet:
             try:
                 self._keys = _keys_of(_fetched(self._url))
                 self._fetched = self._timer()
-            except (ValueError, KeyError, TypeError) as failure:
+            except (ValueError, KeyError, TypeError, RecursionError) as failure:
                 log.warning("the keys of OIDC_JWKS_URL cannot be had: %s", failure)
 
 
@@ -96,13 +97,16 @@ class OutsideIssuer:
     def identity(self, token: str) -> tuple[Identity, float]:
         """Who it is, and until when, in microseconds since 1970. Raises BadToken, IssuerUnavailable, LedgerUnavailable."""
         claims = self._verified(token)
+        ends_us = _end_of(claims["exp"])
         found = self._organisation_of(claims)
         role = role_of(claims.get(self._role_claim))
-        user_id = OUTSIDE + hashlib.sha256(f"{self._issuer}\n{claims['sub']}".encode()).hexdigest()[:24]
+        # A subject with half a surrogate pair is as good as another.
+        subject = f"{self._issuer}\n{claims['sub']}".encode(errors="surrogatepass")
+        user_id = OUTSIDE + hashlib.sha256(subject).hexdigest()[:24]
         # They are no users of ours, so that no key of ours would end with them.
         scopes = SCOPES_OF[role] if role is Role.ADMIN else SCOPES_OF[role] - {Scope.KEYS}
         budgets = (found.budget,) if found.budget else ()
-        return Identity(found.id, scopes, user_id, role=role, budgets=budgets), claims["exp"] * MICRO
+        return Identity(found.id, scopes, user_id, role=role, budgets=budgets), ends_us
 
     def _organisation_of(self, claims: Mapping[str, Any]) -> Organisation:
         named = claims.get(self._organisation_claim, self._organisation)
@@ -141,6 +145,13 @@ def role_of(claim: Any) -> Role:
     return next((role for role in Role if role.value in named), Role.VIEWER)
 
 
+def _end_of(exp: Any) -> float:
+    """When a token ends, in microseconds since 1970. PyJWT lets through text and numbers of any size."""
+    if not isinstance(exp, int | float) or not exp * MICRO < YEAR_10000_US:
+        raise BadToken("claims")
+    return exp * MICRO
+
+
 def _fetched(url: str) -> Any:
     """The document at the address, within bounds of time and size; no redirect is followed, no proxy used."""
     import httpcore
@@ -161,21 +172,25 @@ def _fetched(url: str) -> Any:
 
 
 def _keys_of(document: Any) -> dict[str, RSAPublicKey]:
+    """Entries that cannot be used are passed over, as RFC 7517 has it: the others are good as they are."""
     entries = [entry for entry in document["keys"] if isinstance(entry, dict) and _is_for_us(entry)]
-    keys = {str(entry["kid"]): _public_key(entry) for entry in entries}
-    return {name: key for name, key in keys.items() if key.key_size >= FEWEST_BITS}
+    keys = {entry["kid"]: _public_key(entry) for entry in entries}
+    return {name: key for name, key in keys.items() if key is not None and key.key_size >= FEWEST_BITS}
 
 
 def _is_for_us(entry: Mapping[str, Any]) -> bool:
     use = entry.get("use", "sig"), entry.get("alg", "RS256")
-    return entry.get("kty") == "RSA" and use == ("sig", "RS256")
+    return entry.get("kty") == "RSA" and use == ("sig", "RS256") and isinstance(entry.get("kid"), str)
 
 
-def _public_key(entry: Mapping[str, str]) -> RSAPublicKey:
+def _public_key(entry: Mapping[str, str]) -> RSAPublicKey | None:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 
-    exponent, modulus = (int.from_bytes(_bytes(entry[name])) for name in ("e", "n"))
-    return RSAPublicNumbers(exponent, modulus).public_key()
+    try:
+        exponent, modulus = (int.from_bytes(_bytes(entry[name])) for name in ("e", "n"))
+        return RSAPublicNumbers(exponent, modulus).public_key()
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _bytes(text: str) -> bytes:

@@ -237,6 +237,7 @@ def test_an_issuer_that_cannot_be_asked_stops_nobody_whose_key_is_known(house, k
         b'{"keys": [5]}',
         b'{"keys": [{"kty": "RSA", "kid": "one", "n": "!", "e": ""}]}',
         b"x" * (oidc.MOST_BYTES + 1),
+        b'{"keys":' + b"[" * 50_000,
     ],
 )
 def test_a_key_set_that_is_none_is_no_way_in_and_no_bug(house, key, server, wrong):
@@ -244,6 +245,33 @@ def test_a_key_set_that_is_none_is_no_way_in_and_no_bug(house, key, server, wron
     with pytest.raises(IssuerUnavailable, match="issuer"):
         house.who(token(key))
     assert house.who(house.key()[1]), "whoever has a key of ours is served"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"n": "AA"},
+        {"n": 5},
+        {"n": "\u00e9"},
+        {"n": None},
+        {"e": "Ag"},
+        {"e": ""},
+        {"kid": None},
+        {"kid": 5},
+        {"kty": ["RSA"]},
+    ],
+)
+def test_one_odd_entry_of_a_key_set_does_not_end_the_others(house, key, server, odd):
+    server.document = {"keys": [published("odd", key) | odd, published("one", key)]}
+    assert house.who(token(key))
+
+
+def test_claims_of_the_issuer_that_are_no_moments_are_refused_and_any_subject_is_somebody(house, key):
+    later = int(time.time()) + 300
+    for exp in (str(later), 10**400, 1e300, 10**15):
+        assert refused(house, token(key, exp=exp)) == "claims"
+    assert house.who(token(key, exp=later + 0.5))
+    assert house.who(token(key, sub="\ud800")).user_id != house.who(token(key, sub="\ud801")).user_id
 
 
 def test_redirects_are_not_followed(house, key, server):
