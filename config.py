@@ -193,7 +193,7 @@ def _secrets(name: str, raw: str) -> tuple[str, ...]:
 
 def _encryption_keys(name: str, raw: str) -> tuple[str, ...]:
     keys = _names(name, raw)
-    if not all(is_encryption_key(key) for key in keys):
+    if not keys or not all(is_encryption_key(key) for key in keys):
         raise ConfigError(
             f"{name} must list keys as `python cli.py new-encryption-key` prints them, with commas, the newest first."
         )
