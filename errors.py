@@ -156,7 +156,7 @@ class StillAtWork(PlatformError):
 
 
 class ReplyLost(PlatformError):
-    """A reply is kept, and no encryption key at hand opens it."""
+    """A reply is kept, and no encryption key at hand opens it, or it is not the one that was kept there."""
 
     status, code = 503, "reply_lost"
     sentence = (

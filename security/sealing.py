@@ -16,11 +16,17 @@ SEALED, PLAIN = b"sealed:", b"plain:"
 class CannotOpen(Exception):
     """No key at hand opens it; the message is a sentence for operators that says what and where."""
 
+    sentence = "cannot be opened by any key of ENCRYPTION_KEYS. Put the key that sealed it back into the list."
+
     def __init__(self, where: str) -> None:
-        super().__init__(
-            f"{where} cannot be opened by any key of ENCRYPTION_KEYS. Put the key that sealed it back into the list."
-        )
+        super().__init__(f"{where} {self.sentence}")
         self.where = where
+
+
+class Displaced(CannotOpen):
+    """It opens, and is not what was kept there."""
+
+    sentence = "is not what was kept there: somebody changed or moved it in the database. Delete that row."
 
 
 class Sealing:

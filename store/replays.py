@@ -16,7 +16,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from errors import KeyReused, LedgerUnavailable, PlatformError
-from security.sealing import Sealing
+from security.sealing import Displaced, Sealing
 from store.account_tables import replays
 from store.group_commit import GroupCommit
 from store.rows import MICRO
@@ -118,7 +118,8 @@ class Replays:
 
     def keep(self, claim: Claim, status: int, headers: Headers, body: bytes) -> None:
         """The reply, on disk when this returns; where the database is away it is as soon as that is back."""
-        head = orjson.dumps(headers, option=orjson.OPT_APPEND_NEWLINE)
+        # The name is sealed with it: a reply that somebody moved to another caller's row would else be given to them.
+        head = orjson.dumps([claim.name, headers], option=orjson.OPT_APPEND_NEWLINE)
         kept = {
             "status": status,
             "reply": self._sealing.seal(head + body),
@@ -208,9 +209,12 @@ class Replays:
         }
 
     def _opened(self, row: dict[str, Any]) -> Kept:
-        reply = self._sealing.open(row["reply"], f"The reply in replays {row['name']}")
+        where = f"The reply in replays {row['name']}"
+        reply = self._sealing.open(row["reply"] or b"", where)
         head, _, body = reply.partition(b"\n")
-        headers = tuple((name, value) for name, value in orjson.loads(head))
+        headers = _headers_of(head, row["name"])
+        if headers is None:
+            raise Displaced(where)
         self.repeated += 1
         return Kept(row["status"], headers, body, row["request_id"])
 
@@ -247,6 +251,15 @@ def _work_on(claim: Claim, statement: Any) -> _Work:
     """Changes a claim as long as it is still ours."""
     ours = statement.where(replays.c.name == claim.name, replays.c.claim == claim.word)
     return _Work(claim.name, lambda connection: connection.execute(ours))
+
+
+def _headers_of(head: bytes, name: str) -> tuple[tuple[str, str], ...] | None:
+    """The headers of a reply; None where it is not the one of that name."""
+    try:
+        named, headers = orjson.loads(head)
+        return tuple((header, value) for header, value in headers) if named == name else None
+    except (ValueError, TypeError):
+        return None
 
 
 def _run(work: _Work, connection: Connection) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.engine import URL, make_url
 
 from errors import KeyReused, LedgerUnavailable
@@ -210,6 +210,27 @@ def test_what_was_kept_before_there_were_keys_stays_readable(process):
     store = process()
     store.keep(store.claim(wanted(), "first", 30), 200, HEADERS, BODY)
     assert process((new_key(),)).claim(wanted(), "second", 30).body == BODY
+
+
+@pytest.mark.parametrize("keys", [(), (new_key(),)])
+def test_a_reply_that_was_moved_to_the_row_of_another_is_given_to_nobody(process, url, keys):
+    store = process(keys)
+    for name in ("a", "b"):
+        store.keep(store.claim(wanted(name), "first", 30), 200, HEADERS, name.encode())
+    mine, others = stored(url)
+    for reply in (others["reply"], store._sealing.seal(b"[]\nx"), b"neither headers nor body", b"", None):
+        change(url, update(replays).where(replays.c.name == mine["name"]).values(reply=reply))
+        with pytest.raises(CannotOpen, match=f"replays {mine['name']} is not what was kept there"):
+            store.claim(wanted("a"), "second", 30)
+    change(url, update(replays).where(replays.c.name == mine["name"]).values(reply=mine["reply"]))
+    assert store.claim(wanted("a"), "third", 30).body == b"a"
+
+
+def change(url: URL, statement: Any) -> None:
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.execute(statement)
+    engine.dispose()
 
 
 # The database is away.
