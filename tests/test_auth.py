@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from auth import FRESH_SECONDS, KNOWN_SECONDS, LATEST_SECONDS
+from auth import AWAY_SECONDS, FRESH_SECONDS, KNOWN_SECONDS, LATEST_SECONDS
 from errors import LedgerUnavailable, LockedOut, Unauthorized
 from identity import ANONYMOUS, OPERATOR, Budget, Scope
 from security import guesses
@@ -97,6 +97,29 @@ def test_keys_that_begin_alike_are_never_taken_for_each_other(registry):
     for length in range(17, len(shown) - 1, 6):
         other = shown[:length] + "".join("A" if char != "A" else "B" for char in shown[length:])
         refused(registry, other, f"10.0.0.{length}")
+
+
+def test_a_kept_digest_is_good_for_its_own_key_under_its_own_pepper_only(make_registry):
+    """Whoever can write to the database can so neither lend a key's digest to another nor make one themselves."""
+    registry = make_registry()
+    (low, shown), (high, _) = registry.key("viewer"), registry.key("admin")
+    taken = text(
+        "UPDATE api_keys SET secret_mac = (SELECT secret_mac FROM api_keys WHERE id = :low) WHERE id = :high"
+    )
+    with registry.database.change() as connection:
+        connection.execute(taken, {"low": low.id, "high": high.id})
+    assert refused(registry, shown.replace(low.id, high.id)) == "secret"
+    assert registry.who(shown).key_id == low.id
+    peppered = make_registry(api_key_pepper=new_secret())
+    assert refused(peppered, shown) == "secret"
+
+
+def test_the_key_of_a_user_who_is_no_more_stands_for_nobody(registry):
+    user = registry.user()
+    _, shown = registry.key(user_id=user.id)
+    with registry.database.change() as connection:
+        connection.execute(text("DELETE FROM users WHERE id = :id"), {"id": user.id})
+    assert refused(registry, shown) == "inactive"
 
 
 # How soon it changes.
@@ -233,6 +256,44 @@ def test_who_is_known_is_served_for_five_minutes_while_the_database_is_away(regi
     assert registry.who(shown) == who
 
 
+def test_a_key_that_was_refused_is_not_good_again_once_the_database_is_away(registry):
+    key, shown = registry.key()
+    registry.who(shown)
+    registry.accounts.revoke_key(key.id, OPERATOR)
+    registry.hands.now += 1
+    refused(registry, shown)
+    registry.database._ready = _away
+    for _ in range(3):
+        registry.hands.now += 0.4
+        with pytest.raises(LedgerUnavailable):
+            registry.who(shown)
+
+
+def test_a_key_ends_at_its_moment_while_the_database_is_away_too(registry):
+    _, shown = registry.key(expires_us=round((registry.hands.now + 30) * 1_000_000))
+    registry.who(shown)
+    registry.database._ready = _away
+    registry.hands.now += 29
+    assert registry.who(shown)
+    registry.hands.now += 2
+    with pytest.raises(LedgerUnavailable):
+        registry.who(shown)
+
+
+def test_once_the_database_is_back_a_revocation_counts_within_a_second_again(registry):
+    key, shown = registry.key()
+    registry.who(shown)
+    registry.database._ready = _away
+    registry.hands.now += 1
+    registry.who(shown)
+    registry.database._ready = lambda: None
+    registry.hands.now += AWAY_SECONDS
+    registry.who(shown)
+    registry.accounts.revoke_key(key.id, OPERATOR)
+    registry.hands.now += 0.95
+    assert refused(registry, shown) == "revoked"
+
+
 def test_while_the_database_is_away_one_request_at_a_time_asks_for_it(registry):
     _, shown = registry.key()
     registry.who(shown)
@@ -339,6 +400,23 @@ def test_a_flood_of_guesses_from_everywhere_locks_nobody_else_out_and_frees_no_n
     fresh.check("198.51.100.1", "grace")
     with pytest.raises(LockedOut):
         fresh.check("198.51.100.1", "ada")
+
+
+def test_a_lock_says_when_it_ends_to_the_second(registry):
+    for _ in range(MOST_GUESSES):
+        refused(registry, wrong_key())
+    registry.hands.now += 20
+    with pytest.raises(LockedOut) as locked:
+        registry.who(wrong_key())
+    assert locked.value.retry_after == WINDOW_SECONDS - 20
+
+
+def test_what_cannot_be_a_key_locks_nobody_out(registry):
+    _, shown = registry.key()
+    for number in range(3 * MOST_GUESSES):
+        refused(registry, f"noise-{number}")
+        refused(registry, f"eyJhbGciOiJIUzI1NiJ9.e30.forged{number}")
+    assert registry.who(shown).key_id
 
 
 def test_a_lockout_is_told_once_a_window(registry):
