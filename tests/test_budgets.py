@@ -325,6 +325,16 @@ def test_instances_tell_of_a_soft_limit_once_among_them(make_ledger, crossings):
     assert len(crossings) == 1
 
 
+def test_a_soft_limit_that_is_set_below_what_was_spent_is_told_of_by_the_next_that_spends(ledger, crossings):
+    """What changes no counter holds no lock on it: two processes could both tell."""
+    soft = key(None, soft=PRICE)
+    buy(ledger, "before")
+    ledger.close(hit("free", budgets=(soft,), **WHO))
+    assert crossings == []
+    buy(ledger, "after", soft)
+    assert [crossing.spent_nano for crossing in crossings] == [2 * PRICE]
+
+
 # Ends that are none.
 
 
@@ -360,6 +370,23 @@ def test_what_another_instance_held_is_given_back_when_its_lease_is_over_and_its
         settle(living, opened, key(BOUND))
         assert in_key(other) == (PRICE, 0)
         assert_sums_agree(other)
+
+
+def test_a_lease_is_over_a_minute_after_the_request_must_have_ended_and_nobody_ends_their_own(
+    make_ledger, clock
+):
+    living, other = make_ledger("data1"), make_ledger("data2")
+    reserve(living, "slow", key(BOUND))
+    other.start()
+    clock.now += 30 + 59
+    other.tend()
+    assert in_key(other) == (0, BOUND)
+    clock.now += 2
+    living.tend()
+    assert in_key(living) == (0, BOUND)
+    other._next_round = 0.0
+    other.tend()
+    assert in_key(other) == (0, 0)
 
 
 def test_a_row_that_is_extended_while_others_give_it_up_gives_back_what_it_holds_then(make_ledger, clock):
@@ -465,6 +492,18 @@ def test_nobody_waits_where_the_budget_is_spent(make_ledger):
     with pytest.raises(BudgetExceeded) as refusal:
         ledger.open(patient("two", key(BOUND)), BOUND, "hash", NOON)
     assert not refusal.value.busy
+
+
+def test_nobody_waits_beyond_their_deadline(make_ledger, monkeypatch):
+    monkeypatch.setattr("store.ledger.BUSY_SECONDS", 60.0)
+    ledger = make_ledger(seats=(2, 2))
+    limit = key(BOUND)
+    reserve(ledger, "one", limit)
+    begun = time.monotonic()
+    with pytest.raises(BudgetExceeded) as refusal:
+        ledger.open(replace(patient("two", limit), deadline=begun + 0.3), BOUND, "hash", NOON)
+    assert refusal.value.busy
+    assert time.monotonic() < begun + 30
 
 
 def test_a_call_that_holds_something_waits_for_nobody(make_ledger, monkeypatch):

@@ -199,6 +199,17 @@ def test_a_round_seals_everything_with_the_newest_key_and_says_that_the_old_one_
     assert "openai" in terminal.run("list-provider-keys")
 
 
+def test_a_round_is_a_line_of_the_audit_log(full, terminal, tmp_path):
+    full(new_key()).services.ledger.start()
+    terminal.set("ENCRYPTION_KEYS", new_key())
+    terminal.run("rotate-encryption")
+    (line,) = map(json.loads, (tmp_path / "logs" / "security_audit.log").read_text().splitlines())
+    assert (line["event"], line["details"]) == (
+        "ENCRYPTION_ROTATED",
+        {"by": "user", "by_id": "operator", "resealed": 0},
+    )
+
+
 def _first_id(house: House) -> str:
     engine = open_engine(house.services.ledger._engine.url)
     with engine.connect() as connection:
@@ -389,6 +400,13 @@ def test_a_database_that_is_away_stops_a_start_that_may_need_its_keys_and_no_oth
     )
     assert with_kept_keys(own) == own
     assert "kept keys of providers cannot be read" in caplog.text
+
+
+def test_to_look_for_kept_keys_makes_no_database(tmp_path):
+    settings = Settings(encryption_keys=(new_key(),), data_dir=str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    assert with_kept_keys(settings) == settings
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_an_address_of_a_provider_without_a_key_anywhere_stops_the_start(tmp_path):
