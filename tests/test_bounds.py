@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from genai_prices.data_snapshot import get_snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bounds import SHAPES_TOKENS, most_given, most_nano
+from bounds import SHAPES_TOKENS, WRAPPING_TOKENS, most_given, most_nano
 from chats import Chat, ToolCall, Turn
 from prices import PACKAGE_NAMES, OwnPrice, PriceBook, Rates, Sheet
 from tasks import Ask, Task, Usage, Wording, word
@@ -115,3 +117,60 @@ def test_a_classification_is_bound_with_its_list_and_its_schema():
     asked = Ask(Task.CLASSIFY, "x", 0.0, categories=("c" * 100, "d" * 100))
     assert most_given(word(asked)) > 4 * 200 + SHAPES_TOKENS
     assert most_given(word(asked, repair=True)) > most_given(word(asked))
+
+
+FULL = Chat(
+    (
+        Turn("user", "q"),
+        Turn("assistant", "a", calls=(ToolCall("i", "n", "g"),)),
+        Turn("tool", "t", answers="r"),
+    ),
+    system="s",
+    schema="h",
+    tools="o",
+    tool_choice="c",
+)
+LONG = "x" * 1001
+
+
+@pytest.mark.parametrize(
+    ("longer", "more"),
+    [
+        (replace(FULL, turns=(replace(FULL.turns[0], text=LONG), *FULL.turns[1:])), 1000),
+        (replace(FULL, turns=(*FULL.turns[:2], replace(FULL.turns[2], text=LONG))), 1000),
+        (replace(FULL, turns=(*FULL.turns[:2], replace(FULL.turns[2], answers=LONG))), 2000),
+        (replace(FULL, turns=(*FULL.turns[:1], replace(FULL.turns[1], calls=(ToolCall(LONG, "n", "g"),)), FULL.turns[2])), 2000),
+        (replace(FULL, turns=(*FULL.turns[:1], replace(FULL.turns[1], calls=(ToolCall("i", LONG, "g"),)), FULL.turns[2])), 1000),
+        (replace(FULL, turns=(*FULL.turns[:1], replace(FULL.turns[1], calls=(ToolCall("i", "n", LONG),)), FULL.turns[2])), 1000),
+        (replace(FULL, system=LONG), 1000),
+        (replace(FULL, schema=LONG), 2000),
+        (replace(FULL, tools=LONG), 2000),
+        (replace(FULL, tool_choice=LONG), 2000),
+    ],
+)  # fmt: skip
+def test_each_part_that_is_longer_by_itself_raises_the_bound(longer, more):
+    assert bound_of(longer) >= bound_of(FULL) + more
+
+
+def bound_of(chat: Chat) -> int:
+    return most_given(word(Ask(Task.CHAT, chat.text, 0.0, chat=chat)))
+
+
+def test_each_message_each_call_and_each_text_has_room_for_its_wrapping():
+    empty = ToolCall("", "", "")
+    calls = [Chat((Turn("assistant", "", calls=(empty,) * count),)) for count in (1, 5)]
+    turns = [Chat((Turn("user", ""),) * count) for count in (1, 5)]
+    for few, many in (calls, turns):
+        assert bound_of(many) >= bound_of(few) + 4 * WRAPPING_TOKENS
+    one, five = (most_given(Wording("", "x" * count, None, inputs=("x",) * count)) for count in (1, 5))
+    assert five == one + 4 + 4 * WRAPPING_TOKENS
+
+
+def test_parts_of_a_nano_dollar_are_rounded_up_on_either_side():
+    third = Rates("m", Decimal("0.3"), Decimal("0.1"), Decimal("0.3"), "test")
+    assert most(Sheet(((-1, third),)), 101, 11) == 31 + 4
+
+
+def test_a_prompt_below_a_step_is_not_bound_at_the_height_of_the_step():
+    rates = Rates("m", 10, 10, 10, "test")
+    assert most(Sheet(((-1, rates), (100_000, rates))), 300, 50) == 3_500

@@ -437,6 +437,16 @@ def ledger_holds(*budgets: Budget) -> Any:
     return holds_for(budgets, round(NOON * 1e6))
 
 
+def test_a_bill_that_is_settled_is_settled_whatever_comes_after_it(ledger):
+    opened = reserve(ledger, "one", key(BOUND))
+    settle(ledger, opened, key(BOUND))
+    for late in ({"cost_nano": 2 * PRICE, "state": "settled"}, {"cost_nano": None, "state": "unknown"}):
+        commit(ledger, Write(replace(opened, expires_us=None, **late), CLOSES, ledger_holds(key(BOUND))))
+        assert in_key(ledger) == (PRICE, 0)
+        assert [row["cost_nano"] for row in rows(ledger)] == [PRICE]
+        assert_sums_agree(ledger)
+
+
 def test_a_reservation_that_comes_again_is_kept_where_nothing_is_left(ledger):
     limit = key(BOUND)
     opened = reserve(ledger, "one", limit)

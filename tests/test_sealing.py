@@ -79,7 +79,9 @@ def test_the_setting_lists_keys_the_newest_first():
     assert load_settings({"ENCRYPTION_KEYS": f" {ONE}, {OTHER} "}, None).encryption_keys == (ONE, OTHER)
 
 
-@pytest.mark.parametrize("wrong", ["secret", ONE[:-2], f"{ONE},x", f"{ONE[:-1]}!", ONE * 2, "\xe9" * 44, ",", ", ,"])
+@pytest.mark.parametrize(
+    "wrong", ["secret", ONE[:-2], f"{ONE},x", f"{ONE[:-1]}!", ONE * 2, "\xe9" * 44, ",", ", ,"]
+)
 def test_a_wrong_key_stops_the_start_with_one_sentence_and_never_its_value(wrong):
     with pytest.raises(ConfigError) as refusal:
         load_settings({"ENCRYPTION_KEYS": wrong}, None)
