@@ -329,3 +329,19 @@ def test_what_was_refused_or_undone_is_no_line(registry):
         with pytest.raises(PlatformError):
             attempt()
     assert registry.lines == []
+
+
+def test_a_key_gives_itself_no_scope_that_it_lacks(registry):
+    few = as_key(registry, scopes=["keys"])
+    for scopes in (["keys", "tasks"], []):
+        with pytest.raises(Forbidden):
+            registry.accounts.change_key(few.key_id, few, scopes=scopes)
+    assert registry.accounts.key(few.key_id).scopes == {Scope.KEYS}
+
+
+def test_a_key_without_the_scope_for_keys_does_not_reach_itself(registry):
+    plain = as_key(registry, scopes=["tasks"])
+    with pytest.raises(NotThere):
+        registry.accounts.reach(plain.key_id, plain)
+    with pytest.raises(NotThere):
+        registry.accounts.rotate_key(plain.key_id, plain)

@@ -19,7 +19,7 @@ from errors import LedgerUnavailable, LockedOut, Unauthorized
 from identity import ANONYMOUS, OPERATOR, Budget, Scope
 from security import guesses
 from security.api_keys import matches, new_secret, read_key
-from security.guesses import MOST_GUESSES, WINDOW_SECONDS
+from security.guesses import MOST_GUESSES, MOST_LINES, WINDOW_SECONDS
 from tests.account_house import (
     ADDRESS,
     PASSWORD,
@@ -400,6 +400,12 @@ def test_a_flood_of_guesses_from_everywhere_locks_nobody_else_out_and_frees_no_n
     fresh.check("198.51.100.1", "grace")
     with pytest.raises(LockedOut):
         fresh.check("198.51.100.1", "ada")
+
+
+def test_one_address_fills_no_audit_log(registry):
+    for number in range(MOST_LINES + 20):
+        refused(registry, f"noise-{number}")
+    assert len(registry.events("AUTH_FAILURE")) == MOST_LINES
 
 
 def test_a_lock_says_when_it_ends_to_the_second(registry):

@@ -437,6 +437,17 @@ def ledger_holds(*budgets: Budget) -> Any:
     return holds_for(budgets, round(NOON * 1e6))
 
 
+def test_what_a_batch_gives_back_is_there_for_the_asks_of_the_same_batch(ledger):
+    limit = key(BOUND + PRICE)
+    opened = reserve(ledger, "one", limit)
+    closed = replace(opened, state="settled", cost_nano=PRICE, status=200, expires_us=None)
+    new = replace(opened, request_id="two", mark=2)
+    writes = [Write(each, kind, ledger_holds(limit)) for each, kind in ((closed, CLOSES), (new, NEW))]
+    assert commit(ledger, *writes) == [None, None]
+    assert in_key(ledger) == (PRICE, BOUND)
+    assert_sums_agree(ledger)
+
+
 def test_a_bill_that_is_settled_is_settled_whatever_comes_after_it(ledger):
     opened = reserve(ledger, "one", key(BOUND))
     settle(ledger, opened, key(BOUND))

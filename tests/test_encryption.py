@@ -305,6 +305,18 @@ def test_what_was_plain_is_gone_from_the_file_once_it_is_sealed(make_house, monk
     assert files_with(folder, CANARY) == []
 
 
+def test_it_is_gone_from_the_journal_too_while_the_platform_runs(make_house, monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "data"
+    house = make_house(**LOUD)
+    house.post("text", PROMPT)
+    assert "ledger.db-wal" in files_with(folder, CANARY)
+    terminal = Terminal(monkeypatch, capsys, {"DATA_DIR": str(folder), "LOG_DIR": str(tmp_path / "logs")})
+    terminal.set("ENCRYPTION_KEYS", new_key())
+    terminal.run("rotate-encryption")
+    assert (folder / "ledger.db-wal").exists()
+    assert files_with(folder, CANARY) == []
+
+
 def test_rows_that_wait_in_the_spool_keep_the_old_key(full, terminal, tmp_path):
     full(new_key())
     spool = tmp_path / "data" / "spool"

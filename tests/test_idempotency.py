@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from api.guard import TABLE, TASKS
-from api.idempotency import COSTLY
+from api.idempotency import COSTLY, _digest, caller_of
 from config import Settings
 from conftest import House
 from errors import LedgerUnavailable
-from identity import OPERATOR
+from identity import OPERATOR, Identity, Scope
 from security.sealing import new_key
 from services import build_services
 from store.replays import GRACE_SECONDS
@@ -206,6 +207,31 @@ def test_another_body_under_the_same_key_is_refused_and_asks_nobody(house, upstr
     assert_again(first, send(house, "k"))
 
 
+def test_every_byte_of_the_body_counts(house, upstream):
+    """Also where it is as long as the first one, and far behind what it begins with."""
+    send(house, "k", {"prompt": "x" * 3000 + "a"})
+    response = send(house, "k", {"prompt": "x" * 3000 + "b"})
+    assert (response.status_code, code(response)) == (422, "idempotency_key_reused")
+    assert len(upstream.journal) == 1
+
+
+def test_parts_of_a_name_are_told_apart_wherever_they_end():
+    assert _digest("ab", "c") != _digest("a", "bc") != _digest("abc", "")
+
+
+def test_the_same_user_in_two_organisations_is_two_callers():
+    """Another issuer may say tomorrow that they belong elsewhere."""
+    scopes = frozenset({Scope.TASKS})
+    callers = [
+        caller_of(
+            SimpleNamespace(identity=Identity(tenant, scopes, user_id="oidc-1")),
+            SimpleNamespace(remote_addr="192.0.2.1"),
+        )
+        for tenant in ("t1", "t2")
+    ]
+    assert len(set(callers)) == 2
+
+
 def test_a_key_counts_for_one_route(house, upstream):
     send(house, "k")
     other = send(house, "k", path="/api/v1/generate/code")
@@ -377,7 +403,14 @@ def test_only_a_quarter_of_the_threads_waits_for_others(make_house, settings):
         provider.say("Rhine")
         provider.end()
         assert {each.result(LONG).data for each in asked} == {b'{"generated_text":"Rhine"}\n'}
-    assert house.services.gate.in_air == 0
+        assert house.services.gate.in_air == 0
+        asked = [pool.submit(send, house, "next", PROMPT | {"max_tokens": 7})]
+        assert provider.called.acquire(timeout=LONG)
+        asked += [pool.submit(send, house, "next", PROMPT | {"max_tokens": 7}) for _ in range(2)]
+        assert wait_until(lambda: house.services.gate.in_air == 3), "their places are free again"
+        provider.say("Elbe")
+        provider.end()
+        assert {each.result(LONG).data for each in asked} == {b'{"generated_text":"Elbe"}\n'}
 
 
 def test_when_the_first_is_refused_one_of_those_who_wait_is_served(make_house, settings, upstream):

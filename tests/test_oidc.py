@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from errors import Forbidden, IssuerUnavailable, Unauthorized
 from identity import OPERATOR, Budget, Role, Scope
 from security import oidc
+from security.oidc import KeySet
+from security.tokens import BadToken
 from tests.account_house import ADDRESS, Registry, refused
 
 ISSUER, AUDIENCE = "https://issuer.example", "our-platform"
@@ -288,3 +290,23 @@ def test_an_issuer_that_hangs_is_waited_for_in_bounds(house, key, server, monkey
     with pytest.raises(IssuerUnavailable):
         house.auth.identify(f"Bearer {token(key)}", None, ADDRESS)
     assert time.monotonic() - begun < 1.5
+
+
+def test_a_key_that_the_issuer_takes_back_is_good_for_an_hour_at_most(server, key):
+    now = [1000.0]
+    keys = KeySet(server.url, lambda: now[0])
+    assert keys.key("one")
+    server.document = {"keys": [published("other", key)]}
+    now[0] += 3599
+    assert keys.key("one")
+    now[0] += 2
+    with pytest.raises(BadToken):
+        keys.key("one")
+
+
+def test_the_same_subject_of_another_issuer_is_somebody_else(make_registry, server, key):
+    ids = set()
+    for issuer in (ISSUER, ISSUER + "/other"):
+        house = make_registry(oidc_issuer=issuer, oidc_audience=AUDIENCE, oidc_jwks_url=server.url)
+        ids.add(house.who(token(key, iss=issuer)).user_id)
+    assert len(ids) == 2

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,32 @@ def test_a_reply_is_kept_for_its_hours_and_then_forgotten(process, clock, url):
     assert stored(url) == []
 
 
+def test_a_reply_that_is_over_is_not_given_again_while_its_name_is_served_anew(process, clock, url):
+    store = process(hours=1)
+    store.keep(store.claim(wanted(), "first", 30), 200, HEADERS, BODY)
+    clock.now += HOUR
+    assert isinstance(store.claim(wanted(), "second", 30), Claim)
+    assert stored(url)[0]["reply"] is None
+    assert isinstance(process().claim(wanted(), "third", 30), AtWork)
+
+
+def test_the_hours_of_a_reply_begin_with_the_reply(process, clock):
+    store = process(hours=1)
+    claim = store.claim(wanted(), "first", 600)
+    clock.now += 600
+    store.keep(claim, 200, HEADERS, BODY)
+    clock.now += HOUR - 1
+    assert store.claim(wanted(), "second", 30).body == BODY
+
+
+def test_a_reply_that_was_kept_is_not_released(process):
+    store = process()
+    claim = store.claim(wanted(), "first", 30)
+    store.keep(claim, 200, HEADERS, BODY)
+    store.release(claim)
+    assert store.claim(wanted(), "second", 30).body == BODY
+
+
 def test_what_is_not_yet_old_is_not_pruned(process, clock, url):
     store = process(hours=1)
     store.claim(wanted("old"), "first", 30)
@@ -265,6 +292,26 @@ def test_nobody_gets_a_claim_while_the_database_is_away_and_nothing_of_it_bars_t
     store.tend()
     assert store.owed == 0
     assert isinstance(process().claim(wanted(), "second", 30), Claim)
+
+
+def test_a_claim_whose_commit_was_done_though_nobody_heard_of_it_is_given_up(process, away):
+    class LostWord(Patient):
+        @contextmanager
+        def change(self) -> Iterator[Any]:
+            with super().change() as connection:
+                yield connection
+            if away.is_away:
+                raise LedgerUnavailable()
+
+    store = process()
+    store._database.__class__ = LostWord
+    away.is_away = True
+    with pytest.raises(LedgerUnavailable):
+        store.claim(wanted(), "first", 30)
+    assert isinstance(process().claim(wanted(), "second", 30), AtWork)
+    away.is_away = False
+    store.tend()
+    assert isinstance(process().claim(wanted(), "third", 30), Claim)
 
 
 def test_a_reply_that_cannot_be_kept_just_now_is_kept_as_soon_as_the_database_is_back(process, away):

@@ -118,6 +118,27 @@ def test_a_new_password_and_an_end_of_access_end_the_sessions(house, change):
         sign_in(house)
 
 
+def test_of_a_user_who_is_locked_out_no_token_is_good_whatever_became_of_the_session(house):
+    tokens = house.auth.sign_in("ada", PASSWORD, ADDRESS)
+    with house.database.change() as connection:
+        connection.execute(text("UPDATE users SET active = :no"), {"no": False})
+    house.hands.now += 1
+    assert refused(house, tokens.access) == "inactive"
+    with pytest.raises(Unauthorized):
+        house.auth.refresh(tokens.refresh, ADDRESS)
+
+
+def test_who_is_let_in_again_has_to_sign_in_again(house):
+    user = house.accounts.user_named("ada")
+    tokens = house.auth.sign_in("ada", PASSWORD, ADDRESS)
+    for active in (False, True):
+        house.accounts.change_user(user.id, OPERATOR, active=active)
+    house.hands.now += 1
+    assert refused(house, tokens.access) == "revoked"
+    with pytest.raises(Unauthorized):
+        house.auth.refresh(tokens.refresh, ADDRESS)
+
+
 def test_names_and_passwords_that_are_wrong_are_refused_alike(house):
     house.user("nobody", password="")
     gone = house.user("gone")

@@ -15,7 +15,7 @@ import pytest
 
 from config import ConfigError, load_settings
 from services import build_services
-from soft_limits import SoftLimits
+from soft_limits import SoftLimits, facts_of
 from store.budgets import Crossing
 from webhook import MOST_WAITING, SIGNATURE, NoEvents, Webhook, http_post
 
@@ -93,6 +93,45 @@ def test_an_event_is_signed_with_its_time_and_told_once(receiver):
     event = json.loads(body)
     assert (event["type"], event["data"], len(event["id"])) == ("budget.soft_limit", {"owner": "key"}, 32)
     assert (hook.sent, hook.failed, hook.dropped) == (1, 0, 0)
+
+
+def test_each_event_has_an_id_of_its_own_and_the_time_of_each_attempt():
+    now, sent = [1000.0], []
+
+    def post(body: bytes, headers: dict[str, str]) -> int:
+        sent.append((json.loads(body), headers[SIGNATURE].partition(",")[0]))
+        now[0] += 60
+        return 500 if len(sent) == 1 else 204
+
+    hook = Webhook(SECRET, post, waits=(0.001,), clock=lambda: now[0])
+    hook.tell("one", {})
+    wait_until(lambda: hook.sent == 1)
+    hook.tell("two", {})
+    hook.close()
+    (first, first_stamp), (again, later_stamp), (second, _) = sent
+    assert (first_stamp, later_stamp, first["created"], again["created"]) == ("t=1000", "t=1060", 1000, 1000)
+    assert first["id"] == again["id"] != second["id"]
+
+
+def test_at_the_end_of_the_process_nothing_is_tried_again():
+    tried = threading.Event()
+    attempts: list[bytes] = []
+
+    def post(body: bytes, _: dict[str, str]) -> int:
+        attempts.append(body)
+        tried.set()
+        return 500
+
+    hook = Webhook(SECRET, post, waits=(30.0, 30.0, 30.0))
+    hook.tell("one", {})
+    assert tried.wait(20)
+    hook.close()
+    wait_until(lambda: hook.failed == 1)
+    assert len(attempts) == 1
+
+
+def test_a_soft_limit_alone_has_no_limit_to_tell_of():
+    assert facts_of(replace(CROSSING, limit_nano=None))["limit"] is None
 
 
 def test_an_event_that_is_not_taken_is_tried_again_and_then_given_up(receiver):
