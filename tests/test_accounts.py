@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy.engine import Connection
 
 import account_rules
-from errors import Conflict, Forbidden, InvalidInput, NotThere, PlatformError
-from identity import OPERATOR, Budget, Identity, Role, Scope
+from errors import Conflict, Forbidden, InvalidInput, LedgerUnavailable, NotThere, PlatformError
+from identity import OPERATOR, OUTSIDE, SCOPES_OF, Budget, Identity, Role, Scope
+from store.account_pages import keys_page, users_page
 from store.account_rows import told
+from store.patient import Patient
 from tests.account_house import ADDRESS, PASSWORD
 
 
@@ -345,3 +350,57 @@ def test_a_key_without_the_scope_for_keys_does_not_reach_itself(registry):
         registry.accounts.reach(plain.key_id, plain)
     with pytest.raises(NotThere):
         registry.accounts.rotate_key(plain.key_id, plain)
+
+
+def test_lists_hold_what_is_of_the_callers_organisation_and_theirs_to_see(registry):
+    other = registry.accounts.create_organisation("other", OPERATOR)
+    mine, theirs = registry.user("ada"), registry.user("eve", organisation=other.id)
+    keys = [registry.key("admin", organisation=home)[0] for home in (registry.home.id, other.id)]
+    for home, user, key in ((registry.home.id, mine, keys[0]), (other.id, theirs, keys[1])):
+        admin = Identity(home, frozenset(Scope), user_id="someone")
+        users, _ = users_page(registry.database, admin, "", 50)
+        shown, _ = keys_page(registry.database, admin, "", 50)
+        assert [row["id"] for row in users] == [user.id]
+        assert [row["id"] for row in shown] == [key.id]
+    nobody = Identity(registry.home.id, frozenset({Scope.KEYS}))
+    assert keys_page(registry.database, nobody, "", 50) == ([], "")
+
+
+def test_somebody_from_outside_makes_no_key_that_would_outlive_them(registry):
+    outside = Identity(registry.home.id, SCOPES_OF[Role.DEVELOPER], user_id=f"{OUTSIDE}1")
+    with pytest.raises(Forbidden):
+        registry.accounts.create_key("k", "developer", outside)
+
+
+def test_a_key_that_gets_another_role_has_the_scopes_of_that_role(registry):
+    key, _ = registry.key(scopes=["tasks"])
+    assert registry.accounts.change_key(key.id, OPERATOR, role="viewer").scopes == {Scope.REPORTS}
+    assert registry.accounts.key(key.id).scopes == {Scope.REPORTS}
+
+
+def test_audit_lines_weigh_administrators_more_and_say_that_a_password_changed_but_not_which(registry):
+    user = registry.user("ada", "developer")
+    registry.user("root", "admin")
+    registry.accounts.change_user(user.id, OPERATOR, password=PASSWORD + "2")
+    assert [(event, severity) for event, severity, _ in registry.lines] == [
+        ("USER_CREATED", "MEDIUM"),
+        ("USER_CREATED", "HIGH"),
+        ("USER_CHANGED", "MEDIUM"),
+    ]
+    assert registry.lines[-1][2]["also"] == "password"
+    assert PASSWORD not in str(registry.lines)
+
+
+def test_what_was_not_committed_is_no_audit_line(registry):
+    class Breaks(Patient):
+        @contextmanager
+        def change(self) -> Iterator[Connection]:
+            with super().change() as connection:
+                yield connection
+                raise LedgerUnavailable()
+
+    registry.database.__class__ = Breaks
+    with pytest.raises(LedgerUnavailable):
+        registry.key()
+    registry.database.__class__ = Patient
+    assert (registry.lines, registry.accounts.keys()) == ([], [])
