@@ -16,7 +16,9 @@ SEALED, PLAIN = b"sealed:", b"plain:"
 class CannotOpen(Exception):
     """No key at hand opens it; the message is a sentence for operators that says what and where."""
 
-    sentence = "cannot be opened by any key of ENCRYPTION_KEYS. Put the key that sealed it back into the list."
+    sentence = (
+        "cannot be opened by any key of ENCRYPTION_KEYS. Put the key that sealed it back into the list."
+    )
 
     def __init__(self, where: str) -> None:
         super().__init__(f"{where} {self.sentence}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +22,7 @@ from security.sealing import SEALED, Sealing, new_key
 from services import build_services
 from store.account_tables import replays, vault
 from store.db import open_engine
-from store.resealing import PAGE
+from store.resealing import PAGE, reseal
 from store.spool import batches
 from store.tables import requests
 from tests.servers.postgres import PostgresServer, binaries
@@ -289,6 +290,28 @@ def test_requests_go_on_while_everything_is_sealed_anew(full, terminal, monkeypa
         patched.setattr("commands.terminal.Progress.__call__", meanwhile)
         terminal.run("rotate-encryption")
     assert set(served) == {200}
+
+
+def test_what_is_written_while_its_row_is_sealed_anew_is_not_undone(full):
+    old, new = new_key(), new_key()
+    house = full(old)
+    send(house, "k", PROMPT)
+    writers: list[threading.Thread] = []
+
+    def write() -> None:
+        run_sql(house, replays.update().values(reply=b"newer"))
+
+    class Interrupted(Sealing):
+        def open(self, kept: bytes, where: str) -> bytes:
+            if where.startswith("replays") and not writers:
+                writers.append(threading.Thread(target=write))
+                writers[0].start()
+                writers[0].join(0.5)  # it has to wait for the round, and cannot be asked whether it does
+            return super().open(kept, where)
+
+    reseal(house.services.database, Interrupted([new, old]), lambda *_: None)
+    writers[0].join(20)
+    assert kept_by(house)["replays"] == [b"newer"]
 
 
 def test_what_was_plain_is_gone_from_the_file_once_it_is_sealed(make_house, monkeypatch, capsys, tmp_path):
