@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from errors import InvalidInput
@@ -16,6 +17,8 @@ PASSWORD_CHARS = 12, 256
 # A thousand million dollars: what is more fits no column and no purse.
 MOST_NANO = 10**18
 YEAR_10000_US = 253_402_300_800_000_000
+# So short that Decimal holds it whole, and that no exponent overflows: 1e-7 is how a number of JSON may be spelled.
+_DOLLARS = re.compile(r"(?=\.?\d)\d{0,10}(\.\d{0,9})?(e[+-]?\d{1,2})?", re.ASCII | re.IGNORECASE)
 
 
 def checked(fields: Mapping[str, Any], allowed: Iterable[str]) -> dict[str, Any]:
@@ -137,16 +140,10 @@ def active(value: Any) -> bool:
 
 def nano_dollars(value: Any, field: str) -> int:
     """Dollars as text or whole number, to nano-dollars exactly."""
-    try:
-        nano = Decimal(str(value)).scaleb(9) if isinstance(value, str | int | Decimal) else Decimal("nan")
-    except InvalidOperation:
-        nano = Decimal("nan")
-    if (
-        isinstance(value, bool)
-        or not nano.is_finite()
-        or nano != nano.to_integral_value()
-        or not 0 <= nano <= MOST_NANO
-    ):
+    is_money = isinstance(value, str | int | Decimal) and not isinstance(value, bool)
+    text = str(value).strip() if is_money else ""
+    nano = Decimal(text).scaleb(9) if _DOLLARS.fullmatch(text) else Decimal(-1)
+    if nano != nano.to_integral_value() or not 0 <= nano <= MOST_NANO:
         raise InvalidInput(
             f'`{field}` must be dollars with at most nine decimals, such as "12.50", up to {MOST_NANO // 10**9}.',
             field=field,

@@ -75,14 +75,42 @@ def test_what_is_stored_is_what_comes_back(registry):
 
 @pytest.mark.parametrize(
     ("text", "nano"),
-    [("12.50", 12_500_000_000), ("0.000000001", 1), ("0", 0), (3, 3_000_000_000), ("1e-9", 1)],
+    [
+        ("12.50", 12_500_000_000),
+        ("0.000000001", 1),
+        ("0", 0),
+        (3, 3_000_000_000),
+        ("1e-9", 1),
+        (".5", 500_000_000),
+        (" 7 ", 7_000_000_000),
+    ],
 )
 def test_dollars_are_read_to_the_nano_dollar(text, nano):
     assert account_rules.nano_dollars(text, "budget") == nano
 
 
 @pytest.mark.parametrize(
-    "text", ["0.0000000001", "-1", "NaN", "Infinity", "1e99", "twelve", 0.1, True, None, "1" * 400]
+    "text",
+    [
+        "0.0000000001",
+        "-1",
+        "NaN",
+        "Infinity",
+        "1e99",
+        "twelve",
+        0.1,
+        True,
+        None,
+        "1" * 400,
+        "",
+        ".",
+        # Too large or too small for any arithmetic, finer than Decimal holds, and digits that finance does not write.
+        "1e999999999",
+        "1e-999999999",
+        "1." + "0" * 28 + "1",
+        "1_0",
+        "\u0663",
+    ],  # fmt: skip
 )
 def test_what_is_no_amount_of_dollars_is_refused(text):
     with pytest.raises(InvalidInput):
