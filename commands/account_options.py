@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 
 import account_rules
+from commands.terminal import Refused
 from errors import InvalidInput
 from identity import MONTH, PERIODS, Budget, Role, Scope
 from store.accounts import FIRST_ORGANISATION
 
 LONGEST_DAYS, LONGEST_GRACE_HOURS = 3650, 168
+
+# Plain texts: a refusal lists them.
+ROLES = [role.value for role in Role]
 
 Command = argparse.ArgumentParser
 
@@ -26,7 +30,7 @@ def organisation_command(command: Command) -> None:
 
 def user_command(command: Command) -> None:
     command.add_argument("--name", required=True, help="the name to sign in with")
-    command.add_argument("--role", choices=[*Role], required=True)
+    command.add_argument("--role", choices=ROLES, required=True)
     command.add_argument("--no-password", action="store_true", help="they have keys, and do not sign in")
     _organisation_option(command)
     _budget_options(command)
@@ -34,14 +38,14 @@ def user_command(command: Command) -> None:
 
 def change_command(command: Command) -> None:
     command.add_argument("name", metavar="NAME")
-    command.add_argument("--role", choices=[*Role])
+    command.add_argument("--role", choices=ROLES)
     command.add_argument("--password", action="store_true", help="ask for a new password")
     command.add_argument("--active", choices=("yes", "no"), help="no: neither they nor their keys are served")
 
 
 def key_command(command: Command) -> None:
     command.add_argument("--name", required=True, help="what the key is for")
-    command.add_argument("--role", choices=[*Role], required=True)
+    command.add_argument("--role", choices=ROLES, required=True)
     command.add_argument("--user", help="the name of the user whose key it is; else it stands by itself")
     command.add_argument(
         "--scopes", type=_names, default=[], help=f"some of {','.join(Scope)}; else all of the role"
@@ -79,11 +83,21 @@ def _budget_options(command: Command) -> None:
 
 
 def budget_of(chosen: argparse.Namespace, before: Budget | None = None) -> Budget | None:
-    """The budget of the arguments; its period stays as it was before, unless another is named."""
-    if chosen.budget_usd is None and chosen.soft_usd is None:
+    """The budget of the arguments; what they do not name stays as it was before. Raises Refused."""
+    was = before or Budget("", MONTH, None, None)
+    limit = was.limit_nano if chosen.budget_usd is None else chosen.budget_usd
+    soft = was.soft_nano if chosen.soft_usd is None else chosen.soft_usd
+    if limit is None and soft is None:
+        if chosen.budget_period:
+            raise Refused(
+                "--budget-period alone limits nothing: say how much, with --budget-usd or --soft-usd."
+            )
         return None
-    period = chosen.budget_period or (before.period if before else MONTH)
-    return Budget("", period, chosen.budget_usd, chosen.soft_usd)
+    return Budget("", chosen.budget_period or was.period, limit, soft)
+
+
+def names_budget(chosen: argparse.Namespace) -> bool:
+    return any((chosen.budget_usd is not None, chosen.soft_usd is not None, chosen.budget_period))
 
 
 def _names(text: str) -> list[str]:

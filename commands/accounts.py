@@ -133,9 +133,9 @@ def revoke_key(accounts: Accounts, chosen: argparse.Namespace) -> int:
 def set_budget(accounts: Accounts, chosen: argparse.Namespace) -> int:
     kind, _, name = chosen.owner.partition(":")
     owner, change = _owner(accounts, kind, name)
+    if chosen.none == options.names_budget(chosen):
+        raise Refused("Say what may be spent with --budget-usd or --soft-usd, or else --none.")
     allowed = None if chosen.none else options.budget_of(chosen, owner.budget)
-    if allowed is None and not chosen.none:
-        raise Refused("Say what may be spent with --budget-usd or --soft-usd, or --none.")
     changed = change(owner.id, OPERATOR, budget=allowed)
     money = _money(told(changed)) or "none"
     return _told(chosen, told(changed), f"The budget of {kind} {changed.name} is {money}.")

@@ -159,6 +159,18 @@ def test_users_have_roles_budgets_and_keys_of_their_own(desk):
     registry.database.close()
 
 
+def test_a_budget_keeps_what_a_change_of_it_does_not_name(desk):
+    made = desk.json("create-key", "--name", "k", "--role", "viewer", "--budget-usd", "20")
+    owner = f"key:{made['id']}"
+    both = {"period": "month", "limit_usd": "20.000000000", "soft_usd": "15.000000000"}
+    assert desk.json("set-budget", owner, "--soft-usd", "15")["budget"] == both
+    assert desk.json("set-budget", owner, "--budget-period", "day")["budget"] == both | {"period": "day"}
+    assert desk.json("set-budget", owner, "--budget-usd", "0")["budget"]["soft_usd"] == "15.000000000"
+    assert "or else --none" in desk.run("set-budget", owner, "--none", "--budget-usd", "3", status=1).stderr
+    assert desk.json("set-budget", owner, "--none")["budget"] is None
+    assert "say how much" in desk.run("set-budget", owner, "--budget-period", "day", status=1).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
@@ -192,6 +204,9 @@ def test_users_have_roles_budgets_and_keys_of_their_own(desk):
         (["rotate-key", "x", "--grace-hours", "169"], 2, "a whole number from 0 to 168"),
         (["set-budget", "me", "--budget-usd", "1"], 1, "key:ID"),
         (["set-budget", "key:x"], 1, "nothing of that name"),
+        (["create-key", "--name", "k", "--role", "viewer", "--budget-period", "day"], 1, "say how much"),
+        (["create-organisation", "--name", "o", "--budget-period", "day"], 1, "say how much"),
+        (["create-key", "--name", "k", "--role", "owner"], 2, "'admin', 'developer', 'viewer'"),
         (["change-user", "x"], 1, "Say what to change"),
     ],
 )
