@@ -92,10 +92,11 @@ def rate_limit(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 100:
         raise refusal
     try:
-        if value.strip():
-            parse_many(value)
+        rates = parse_many(value) if value.strip() else []
     except ValueError:
         raise refusal from None
+    if not all(rate.amount for rate in rates):
+        raise refusal  # nobody could ever wait for long enough
     return value.strip()
 
 

@@ -58,7 +58,8 @@ class Change:
         if columns:
             self.connection.execute(update(table).where(table.c.id == before.id).values(columns))
         after = read(self.row(table, before.id))
-        self._note(event or f"{_KINDS[table.name]}_CHANGED", after, before, unseen)
+        if event or unseen or after != before:
+            self._note(event or f"{_KINDS[table.name]}_CHANGED", after, before, unseen)
         return after
 
     def row(self, table: Table, row_id: str) -> Columns:
@@ -85,7 +86,8 @@ class Change:
         }
         if unseen:
             details["also"] = unseen
-        severity = "HIGH" if getattr(after, "role", None) is Role.ADMIN else "MEDIUM"
+        roles = [getattr(each, "role", None) for each in (before, after)]
+        severity = "HIGH" if Role.ADMIN in roles else "MEDIUM"
         self.lines.append((event, severity, details))
 
 

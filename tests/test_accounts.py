@@ -38,6 +38,7 @@ def as_user(house, name="ada", role="developer") -> Identity:
         ("scopes", "tasks"), ("scopes", ["all"]), ("scopes", [1]), ("scopes", ["admin"]),
         ("models", "m"), ("models", ["two words"]), ("models", [""]), ("models", [None]), ("models", ["m"] * 51),
         ("rate_limit", "often"), ("rate_limit", 5), ("rate_limit", "1 per second;" * 20),
+        ("rate_limit", "0 per minute"), ("rate_limit", "5 per minute; 0 per day"),
         ("expires_us", "soon"), ("expires_us", -1), ("expires_us", True), ("expires_us", 1 << 62), ("expires_us", 1.5),
         ("budget", {"period": "day"}), ("budget", Budget("", "week", 1)), ("budget", Budget("", "day", None)),
         ("budget", Budget("", "day", -1)), ("budget", Budget("", "day", 10**18 + 1)), ("budget", 5),
@@ -92,26 +93,11 @@ def test_dollars_are_read_to_the_nano_dollar(text, nano):
 @pytest.mark.parametrize(
     "text",
     [
-        "0.0000000001",
-        "-1",
-        "NaN",
-        "Infinity",
-        "1e99",
-        "twelve",
-        0.1,
-        True,
-        None,
-        "1" * 400,
-        "",
-        ".",
+        "0.0000000001", "-1", "NaN", "Infinity", "1e99", "twelve", 0.1, True, None, "1" * 400, "", ".",
         # Too large or too small for any arithmetic, finer than Decimal holds, and digits that finance does not write.
-        "1e999999999",
-        "1e-999999999",
-        "1." + "0" * 28 + "1",
-        "1_0",
-        "\u0663",
-    ],  # fmt: skip
-)
+        "1e999999999", "1e-999999999", "1." + "0" * 28 + "1", "1_0", "\u0663",
+    ],
+)  # fmt: skip
 def test_what_is_no_amount_of_dollars_is_refused(text):
     with pytest.raises(InvalidInput):
         account_rules.nano_dollars(text, "budget")
@@ -348,6 +334,22 @@ def test_every_change_is_a_line_with_who_what_from_and_to(registry):
     assert changed["to"]["role"] == "developer"
     assert changed["to"]["budget"]["limit_usd"] == "1.000000000"
     assert registry.events("KEY_CHANGED")[0]["to"] == {"models": ["m-1"]}
+
+
+def test_who_becomes_an_administrator_or_ceases_to_be_one_is_a_grave_line(registry):
+    user = registry.user("ada", "viewer")
+    registry.lines.clear()
+    for role in ("developer", "admin", "viewer"):
+        registry.accounts.change_user(user.id, OPERATOR, role=role)
+    assert [severity for _, severity, _ in registry.lines] == ["MEDIUM", "HIGH", "HIGH"]
+
+
+def test_what_changes_nothing_is_no_line(registry):
+    made, _ = registry.key("viewer")
+    registry.lines.clear()
+    registry.accounts.change_key(made.id, OPERATOR, name="k")
+    registry.accounts.change_key(made.id, OPERATOR)
+    assert registry.lines == []
 
 
 def test_what_was_refused_or_undone_is_no_line(registry):
