@@ -160,13 +160,14 @@ class Counters:
         limit = hold.limit_nano or 0
         busy = spent + wish.whole_nano <= limit
         left = format_dollars(max(0, limit - spent - reserved))
-        period = hold.counter[0].rpartition(":")[2]
-        of = {"day": "today's budget", "month": "this month's budget"}.get(period, "the budget")
-        sentence = f"This may cost up to {format_dollars(wish.nano)} $, and {left} $ of {of} are left. "
+        sentence = (
+            f"This may cost up to {format_dollars(wish.nano)} $, and {left} $ of {_named(hold)} are left. "
+        )
         step = (
             "Calls in flight hold the rest until their bills are known: try again in a moment."
             if busy
-            else "Ask for less with max_tokens, or ask your administrator to raise the budget."
+            else "Ask for less (a shorter input, or max_tokens where the route takes it), or ask your administrator "
+            "to raise this budget."
         )
         return BudgetExceeded(sentence + step, busy=busy, scope=hold.counter[0])
 
@@ -191,6 +192,13 @@ class Counters:
         for counter, crossing in crossed.items():
             cursor.execute(self._warn, (crossing.soft_nano, *counter))
         return list(crossed.values())
+
+
+def _named(hold: Hold) -> str:
+    """Whose budget it is: a caller may come under three of them, and only one has to be raised."""
+    owner, period = hold.counter[0].partition(":")[0], hold.counter[0].rpartition(":")[2]
+    whose = {"key": "the key's", "user": "the user's", "tenant": "the organisation's"}.get(owner, "the")
+    return f"{whose} budget" + {"day": " for today", "month": " for this month"}.get(period, "")
 
 
 def _array(column: Sequence[Any]) -> str:

@@ -121,12 +121,25 @@ def test_the_bound_is_reserved_before_the_call_and_the_rest_of_it_is_given_back_
 
 def test_what_does_not_fit_is_refused_and_leaves_nothing_behind(ledger):
     with pytest.raises(
-        BudgetExceeded, match=r"0\.000029999 \$ of the budget are left.*max_tokens"
+        BudgetExceeded, match=r"0\.000029999 \$ of the key's budget are left.*max_tokens"
     ) as refusal:
         reserve(ledger, "one", key(BOUND - 1))
     assert (refusal.value.status, refusal.value.busy, refusal.value.scope) == (402, False, "key:k1:total")
     assert (rows(ledger), counters(ledger)) == ([], {})
     reserve(ledger, "two", key(BOUND))
+
+
+@pytest.mark.parametrize(
+    ("owner", "period", "said"),
+    [
+        ("key:k1", DAY, "of the key's budget for today are left"),
+        ("user:u1", MONTH, "of the user's budget for this month are left"),
+        ("tenant:t1", TOTAL, "of the organisation's budget are left"),
+    ],
+)
+def test_a_refusal_says_whose_budget_has_to_be_raised(ledger, owner, period, said):
+    with pytest.raises(BudgetExceeded, match=said):
+        reserve(ledger, "one", Budget(owner, period, BOUND - 1), key(BOUND))
 
 
 def test_a_refusal_says_whether_calls_in_flight_hold_what_it_needs(ledger):
