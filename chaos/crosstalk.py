@@ -73,7 +73,7 @@ def crosstalk(run: Run) -> None:
         tenants = [_settle(data_dir, name) for name in ("home", "away")]
         sent = list(_load(run, platforms, tenants, each))
         last = [
-            _ask(platform.port, tenant, f"last-{platform.name}-{tenant.name}", "The last.")
+            _ask(platform.port, tenant, f"last-{platform.name}", "The last.")
             for platform in platforms
             for tenant in tenants
         ]
@@ -117,7 +117,7 @@ def _load(run: Run, platforms: list[Platform], tenants: list[Tenant], each: int)
                 number = next(numbers[tenant.name], None)
             if number is None:
                 return kept
-            kept.append(caller.ask(f"{tenant.name}-{number}", _prompt(tenant, number, chance), chance))
+            kept.append(caller.ask(f"ask-{number}", _prompt(tenant, number, chance), chance))
             time.sleep(run.rest / 5)
 
     with ThreadPoolExecutor(CALLERS) as pool:
@@ -215,17 +215,17 @@ def mismatches(sent: list[Sent]) -> Iterator[Problem]:
 
 
 def strangers(sent: list[Sent], rows: list[Row]) -> Iterator[Problem]:
-    """Each row is its caller's."""
+    """Each row is its caller's, under the id that was sent: both tenants send the same ones."""
     callers = {
-        each.request_id: (each.tenant.id, each.tenant.key_id, prompt_hash(each.prompt)) for each in sent
+        (each.request_id, each.tenant.id): (each.tenant.key_id, prompt_hash(each.prompt)) for each in sent
     }
     for row in rows:
-        if callers.get(row["request_id"]) != (row["tenant"], row["key_id"], row["prompt_hash"]):
+        if callers.get((row["request_id"], row["tenant"])) != (row["key_id"], row["prompt_hash"]):
             yield Problem("a row of another caller", f"  {row['request_id']} {row['tenant']} {row['key_id']}")
-    for request_id in {each.request_id for each in sent if not each.hung_up} - {
-        row["request_id"] for row in rows
-    }:
-        yield Problem("an answer without a row", f"  {request_id}")
+    written = {(row["request_id"], row["tenant"]) for row in rows}
+    for each in sent:
+        if not each.hung_up and (each.request_id, each.tenant.id) not in written:
+            yield Problem("an answer without a row", f"  {each.request_id} {each.tenant.name}")
 
 
 def found_elsewhere(rows: list[Row]) -> Iterator[Problem]:

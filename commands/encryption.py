@@ -7,7 +7,7 @@ import getpass
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
@@ -21,6 +21,9 @@ from security.sealing import CannotOpen, Sealing, new_key
 from store.resealing import Resealed, reseal
 from store.tables import requests
 from store.vault import Vault
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
 
 FAILED = 1
 MOST_NAMED = 20
@@ -48,6 +51,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     as_json(command("list-provider-keys", run_list, "which keys are kept; never the keys themselves"))
     shown = command("show-texts", run_show, "prompt and answer of a request, where PROMPT_LOG has kept them")
     shown.add_argument("request_id", metavar="ID")
+    shown.add_argument("--tenant", help="whose, where several have sent that id; as an export names it")
     as_json(shown)
 
 
@@ -168,19 +172,30 @@ def _key_given(provider: str) -> str:
 
 
 def run_show(settings: Settings, chosen: argparse.Namespace) -> int:
-    query = select(requests).where(requests.c.request_id == chosen.request_id)
     with opened(settings) as engine, engine.connect() as connection:
-        row = connection.execute(query).mappings().one_or_none()
-    if row is None:
-        raise Refused("There is no request of that id in the ledger.")
+        row = _row_of(connection, chosen.request_id, chosen.tenant)
     sealing, where = Sealing(settings.encryption_keys), f"requests {row['seq']} ({row['request_id']})"
     try:
         texts = {name: _opened(row[name], sealing, where) for name in ("prompt", "response")}
     except CannotOpen as closed:
         raise Refused(str(closed)) from None
-    facts = {"request_id": row["request_id"], "at": iso(row["at_us"]), "route": row["route"], **texts}
+    named = {"request_id": row["request_id"], "tenant": row["tenant"]}
+    facts = {**named, "at": iso(row["at_us"]), "route": row["route"], **texts}
     say(json.dumps(facts) if chosen.json else "\n".join(_text_lines(facts)))
     return 0
+
+
+def _row_of(connection: Connection, request_id: str, tenant: str | None) -> Any:
+    query = select(requests).where(requests.c.request_id == request_id).order_by(requests.c.tenant)
+    if tenant is not None:
+        query = query.where(requests.c.tenant == tenant)
+    rows = connection.execute(query).mappings().all()
+    if not rows:
+        raise Refused("There is no request of that id in the ledger.")
+    if len(rows) > 1:
+        tenants = ", ".join(row["tenant"] for row in rows)
+        raise Refused(f"Several tenants have a request of that id. Use --tenant with one of: {tenants}.")
+    return rows[0]
 
 
 def _opened(kept: str | None, sealing: Sealing, where: str) -> str | None:

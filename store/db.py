@@ -104,6 +104,8 @@ def _upgrade(engine: Engine) -> None:
             connection.execute(text("SET lock_timeout = '5s'"))
             connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
             connection.commit()
+        else:  # its driver begins none before it changes tables, and whoever is killed would leave half of them
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")

@@ -71,7 +71,8 @@ def keep(engine: Engine, tenant: str, request_id: str, said: str | tuple[str, ..
     """Keep feedback in place of any earlier one; whether the answer was right. Raises a PlatformError."""
     with connected(engine) as connection, connection.begin():
         judged = judge(_kept(connection, tenant, request_id), said)
-        connection.execute(delete(feedback).where(feedback.c.request_id == request_id))
+        said_before = (feedback.c.request_id == request_id) & (feedback.c.tenant == tenant)
+        connection.execute(delete(feedback).where(said_before))
         facts = {"request_id": request_id, "tenant": tenant, "at_us": at_us}
         rows = [{**facts, "category": name, "correct": right} for name, right in judged.items()]
         connection.execute(insert(feedback), rows)

@@ -26,7 +26,7 @@ from store.budgets import Crossing, holds_for, left_nano
 from store.db import migrate, open_engine
 from store.group_commit import GroupCommit
 from store.instances import Instance
-from store.rows import MICRO, Row, closed_row, is_open
+from store.rows import MICRO, Row, closed_row, is_open, place_of
 from store.spool import Spool, batches, line_of, put_aside
 from store.tables import OPEN
 from store.waiting import WaitingRoom
@@ -222,8 +222,7 @@ class Ledger:
 
     def _write(self, batch: list[Write]) -> None:
         self._pay_owed()
-        # In one order, so that two instances cannot wait for each other in a circle: callers may send one id to both.
-        self._totals |= self._writer.write(sorted(batch, key=lambda write: write.row.request_id))
+        self._totals |= self._writer.write(sorted(batch, key=lambda write: place_of(write.row)))
         overall_of(batch, self._totals)
         self._failing = False
         self.commits += 1

@@ -74,9 +74,16 @@ FIXED = (
 )
 CLOSING = tuple(name for name in COLUMNS if name not in FIXED)
 
+# By what a row is found; the mark alone tells whose it is, where a tenant has sent an id twice.
+NAME = ("request_id", "tenant", "mark")
+
 values_of = attrgetter(*COLUMNS)
-closing_values_of = attrgetter(*CLOSING, "request_id", "mark")
-extending_values_of = attrgetter("reserved_nano", "request_id", "mark")
+name_of = attrgetter(*NAME)
+closing_values_of = attrgetter(*CLOSING, *NAME)
+extending_values_of = attrgetter("reserved_nano", *NAME)
+# Rows are locked in this order everywhere, so that two instances cannot wait for each other in a circle: callers may
+# send one id to both.
+place_of = attrgetter("request_id", "tenant")
 
 
 def row_from(stored: Any) -> Row:

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, cast
 
 from sqlalchemy import Insert, Table, bindparam, case, delete, literal_column, select, update
@@ -28,11 +27,14 @@ from store.budgets import Counters, Crossing, Hold, Wish
 from store.rows import (
     CLOSING,
     COLUMNS,
+    NAME,
     Row,
     closing_values_of,
     extending_values_of,
     given_up,
     is_open,
+    name_of,
+    place_of,
     row_from,
     values_of,
 )
@@ -179,7 +181,7 @@ class Writer:
 
     def _withdraw(self, cursor: Any, known: Row | None, changes: Changes) -> None:
         if known is not None and is_open(known):
-            cursor.execute(self._sql.remove, (known.request_id, known.mark))
+            cursor.execute(self._sql.remove, name_of(known))
             changes.sums.give_back(known)
 
     def _change_known(self, cursor: Any, known: Row, write: Write, changes: Changes) -> None:
@@ -212,14 +214,14 @@ class Writer:
         for write, wish, before_nano in changes.wishes:
             write.failure = wish.refusal
             if wish.refusal is not None and before_nano is None:
-                cursor.execute(self._sql.remove, (write.row.request_id, write.row.mark))
+                cursor.execute(self._sql.remove, name_of(write.row))
             elif wish.refusal is not None:
-                cursor.execute(self._sql.extend, (before_nano, write.row.request_id, write.row.mark))
+                cursor.execute(self._sql.extend, (before_nano, *name_of(write.row)))
         holds = [hold for write in writes if write.failure is None for hold in write.holds]
         return self._sql.counters.look(cursor, holds, changed)
 
     def _find(self, cursor: Any, row: Row) -> Row | None:
-        cursor.execute(self._sql.find, (row.mark, row.request_id, _other_name(row)))
+        cursor.execute(self._sql.find, (row.tenant, row.mark, row.request_id, _other_name(row)))
         found = cursor.fetchone()
         return row_from(dict(zip(COLUMNS, found, strict=True))) if found else None
 
@@ -262,9 +264,7 @@ class Writer:
             dead = set(instances)
             stale = [row for row in left if row.instance in dead or _is_late(row, before_us, own)]
             sums = Sums()
-            gone = [
-                self._give_up_row(cursor, row, sums) for row in sorted(stale, key=attrgetter("request_id"))
-            ]
+            gone = [self._give_up_row(cursor, row, sums) for row in sorted(stale, key=place_of)]
             self._sql.counters.change(cursor, sums.budgets, ())
             self._finish(cursor, sums)
             return sum(gone)
@@ -352,21 +352,20 @@ class Statements:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         insert = self._insert_into(requests).values({name: bindparam(name) for name in COLUMNS})
-        by_mark = requests.c.mark == bindparam("b_mark")
-        whole: dict[str, Any] = {name: bindparam(name) for name in CLOSING}
-        named = update(requests).where(requests.c.request_id == bindparam("b_id"), by_mark).values(whole)
-        columns = [requests.c[name] for name in COLUMNS]
-        found = requests.c.request_id.in_([bindparam("b_id"), bindparam("b_other")])
-        self.insert = self._text(insert.on_conflict_do_nothing(), COLUMNS)
-        self.close = self._text(named.where(requests.c.state == _literal(OPEN)), (*CLOSING, "b_id", "b_mark"))
+        by_id, by_tenant, by_mark = (requests.c[column] == bindparam(f"b_{column}") for column in NAME)
+        name = tuple(f"b_{column}" for column in NAME)
+        whole: dict[str, Any] = {column: bindparam(column) for column in CLOSING}
         more: dict[str, Any] = {"reserved_nano": bindparam("reserved_nano")}
-        extended = update(requests).where(requests.c.request_id == bindparam("b_id"), by_mark).values(more)
-        still_open = extended.where(requests.c.state == _literal(OPEN))
-        self.extend = self._text(still_open, ("reserved_nano", "b_id", "b_mark"))
-        self.close_any = self._text(named, (*CLOSING, "b_id", "b_mark"))
-        self.find = self._text(
-            select(*columns).where(by_mark, found).with_for_update(), ("b_mark", "b_id", "b_other")
-        )
+        named = update(requests).where(by_id, by_tenant, by_mark)
+        still_open = named.where(requests.c.state == _literal(OPEN))
+        either = requests.c.request_id.in_([bindparam("b_request_id"), bindparam("b_other")])
+        columns = [requests.c[column] for column in COLUMNS]
+        found = select(*columns).where(by_tenant, by_mark, either)
+        self.insert = self._text(insert.on_conflict_do_nothing(), COLUMNS)
+        self.close = self._text(still_open.values(whole), (*CLOSING, *name))
+        self.extend = self._text(still_open.values(more), ("reserved_nano", *name))
+        self.close_any = self._text(named.values(whole), (*CLOSING, *name))
+        self.find = self._text(found.with_for_update(), ("b_tenant", "b_mark", "b_request_id", "b_other"))
         self.all_open = self._text(
             select(*columns).where(requests.c.state == _literal(OPEN)).order_by(requests.c.seq + _ZERO), ()
         )
@@ -374,9 +373,7 @@ class Statements:
         self.days = self._adding(usage_days, ("start", *KEYS), SUMS)
         self.languages = self._adding(language_days, ("start", "tenant", "language"), ("answers", "lines"))
         self.totals = self._adding(totals, ("tenant",), ("requests", "cost_nano", "saved_nano"))
-        self.remove = self._text(
-            delete(requests).where(requests.c.request_id == bindparam("b_id"), by_mark), ("b_id", "b_mark")
-        )
+        self.remove = self._text(delete(requests).where(by_id, by_tenant, by_mark), name)
         self.counters = Counters(
             self._text, self._insert_into(budgets), in_arrays=self._dialect.name != "sqlite"
         )

@@ -186,7 +186,7 @@ def crossings(asked: list[Sent], rows: list[dict[str, Any]]) -> set[str]:
 
 
 def test_the_checks_of_tenants_find_nothing_where_each_has_paid_for_itself():
-    asked = [sent(f"{place}{tenant.name}", tenant, "[both]") for place in "ab" for tenant in (HOME, AWAY)]
+    asked = [sent(place, tenant, "[both]") for place in "ab" for tenant in (HOME, AWAY)]
     gone = sent("gone", HOME, "[home]", hung_up=True, status=0, text=None)
     rows = [row_of(one, "miss" if place < 2 else "hit") for place, one in enumerate(asked)]
     assert crossings([*asked, gone], [*rows, row_of(gone, "miss", status=499)]) == set()
@@ -200,12 +200,13 @@ def test_the_checks_of_tenants_find_nothing_where_each_has_paid_for_itself():
         (lambda asked, rows: rows[1].update(tenant="home-id"), "a row of another caller"),
         (lambda asked, rows: rows[1].update(key_id="home-key"), "a row of another caller"),
         (lambda asked, rows: rows.pop(), "an answer without a row"),
-        (lambda asked, rows: asked.__setitem__(1, sent("b", AWAY, "[both]", text="another's")), "an answer to another prompt"),
-        (lambda asked, rows: asked.__setitem__(1, sent("b", AWAY, "[both]", status=500)), "an answer to another prompt"),
+        (lambda asked, rows: rows[1].update(request_id="a~1f"), "an answer without a row"),
+        (lambda asked, rows: asked.__setitem__(1, sent("a", AWAY, "[both]", text="another's")), "an answer to another prompt"),
+        (lambda asked, rows: asked.__setitem__(1, sent("a", AWAY, "[both]", status=500)), "an answer to another prompt"),
     ],
 )  # fmt: skip
 def test_the_checks_of_tenants_find_every_crossing(lie, kind):
-    asked = [sent("a", HOME, "[both]"), sent("b", AWAY, "[both]")]
+    asked = [sent("a", HOME, "[both]"), sent("a", AWAY, "[both]")]
     rows = [row_of(one, "miss") for one in asked]
     assert crossings(asked, rows) == set()
     lie(asked, rows)

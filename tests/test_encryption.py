@@ -25,6 +25,7 @@ from store.db import open_engine
 from store.resealing import PAGE, reseal
 from store.spool import batches
 from store.tables import requests
+from tests.ledger_house import record
 from tests.servers.postgres import PostgresServer, binaries
 from tests.test_idempotency import send
 from tests.upstream import Fault
@@ -217,6 +218,19 @@ def _first_id(house: House) -> str:
         found = connection.scalar(select(requests.c.request_id).order_by(requests.c.seq).limit(1))
     engine.dispose()
     return str(found)
+
+
+def test_texts_of_an_id_that_several_tenants_have_sent_are_shown_of_one_of_them(full, terminal):
+    house = full(new_key())
+    for tenant in ("away", "home"):
+        house.services.ledger.close(record("order-1", tenant=tenant, prompt=f"of {tenant}"))
+    terminal.set("ENCRYPTION_KEYS", ",".join(house.services.settings.encryption_keys))
+    refused = terminal.run("show-texts", "order-1", status=1)
+    assert "Use --tenant with one of: away, home." in refused
+    for tenant in ("away", "home"):
+        shown = json.loads(terminal.run("show-texts", "order-1", "--tenant", tenant, "--json"))
+        assert (shown["tenant"], shown["prompt"]) == (tenant, f"of {tenant}")
+    assert "no request of that id" in terminal.run("show-texts", "order-1", "--tenant", "third", status=1)
 
 
 def test_a_row_that_no_key_opens_is_named_and_left_alone_and_the_others_are_done(full, terminal):

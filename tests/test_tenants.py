@@ -249,6 +249,19 @@ def test_no_answer_of_a_thousand_is_found_by_another_tenant(here):
             assert (reply.status_code, reply.headers["X-Cache-Status"]) == (200, "miss"), (path, body)
 
 
+def test_an_id_that_another_tenant_has_sent_too_is_still_ones_own(here):
+    """Feedback finds the row by it, and the row is the caller's."""
+    for tenant in (here.away, here.home):
+        key, body = tenant.text("developer"), {"text": "an invoice", "categories": ["a", "b"]}
+        answer = here.ask("POST", CLASSIFY, key, body, X_Request_ID="order-1")
+        said = {"request_id": "order-1", "correct_category": answer.get_json()["classification"]}
+        told = here.ask("POST", "/api/v1/classify/feedback", key, said)
+        assert (told.status_code, told.get_json()["correct"]) == (200, True)
+    for tenant in (here.away, here.home):
+        exported = here.ask("GET", "/api/v1/usage/export?format=ndjson&hours=1", tenant.text("admin")).text
+        assert [json.loads(line)["request_id"] for line in exported.splitlines()] == ["order-1"]
+
+
 def _some_ask(dice: random.Random, number: int) -> tuple[str, dict[str, Any]]:
     word = f"word {number}"
     kinds: list[tuple[str, dict[str, Any]]] = [
