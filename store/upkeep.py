@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 _COLUMNS = (
     *(requests.c.seq, requests.c.request_id, requests.c.at_us, requests.c.provider, requests.c.charges),
-    requests.c.state,
+    *(requests.c.tenant, requests.c.state),
     *(requests.c.cost_nano, requests.c.saved_nano, requests.c.saved_by, requests.c.discount_nano),
     *(requests.c[name] for name in _TOKENS),
 )
@@ -122,7 +122,7 @@ def _recost_row(row: Any, found: Recosted) -> None:
     found.rows += 1
     found.equal += stored == expected
     if stored != expected and len(found.differing) < MOST_NAMED:
-        found.differing.append(f"{row.request_id}: {stored} stored, {expected} computed")
+        found.differing.append(f"{row.request_id} of {row.tenant}: {stored} stored, {expected} computed")
     found.cost_nano += expected[0] or 0
     found.saved_nano += expected[1] or 0
     _add_to_day(row, found)
