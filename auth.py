@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from errors import Conflict, LedgerUnavailable, SwitchedOff, Unauthorized
-from identity import ANONYMOUS, SCOPES_OF, UNBOUND, Budget, Identity
+from identity import ANONYMOUS, SCOPES_OF, UNBOUND, Budget, Identity, Scope
 from lru_cache import LRUCache
 from security.api_keys import Presented, mac_of, matches, read_key
 from security.guesses import Audit, Guesses, unheard
@@ -33,6 +33,8 @@ USED_EVERY_US = 60 * MICRO
 LONGEST_CREDENTIAL = 4096
 # What was good once is no guess: a program that still sends it must not lock out everybody at its address.
 OVER = frozenset({"revoked", "expired", "inactive"})
+# Whoever stole a secret could else take the key over after it was rotated against them.
+NOT_WITH_OLD_SECRET = frozenset({Scope.KEYS, Scope.ADMIN})
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 _PLAIN = re.compile(r"[\x21-\x7e]+")
 # What clients send that insist on a key where none is needed. Keys of ours and tokens never look like that.
@@ -212,15 +214,15 @@ class Authenticator:
         is_old = matches(mac, found.old_mac if found else None)
         if found is None or not (is_now or is_old):
             raise BadToken("secret" if found else "unknown")
-        now_us = self._clock() * MICRO
-        ends_us = _end_of(found.key, is_old and not is_now)
+        now_us, by_old_secret = self._clock() * MICRO, not is_now
+        ends_us = _end_of(found.key, by_old_secret)
         if found.key.revoked_us is not None or ends_us <= now_us:
             raise BadToken("revoked" if found.key.revoked_us is not None else "expired")
         if not _is_held(found):
             raise BadToken("inactive")
         if (found.key.last_used_us or 0) + USED_EVERY_US < now_us:
             self._later(lambda: self._credentials.mark_used(presented.id))
-        return identity_of_key(found), ends_us
+        return identity_of_key(found, by_old_secret), ends_us
 
 
 def _end_of(key: Key, by_old_secret: bool) -> float:
@@ -234,13 +236,14 @@ def _is_held(found: KeyFound) -> bool:
     return not found.key.user_id if user is None else user.active
 
 
-def identity_of_key(found: KeyFound) -> Identity:
-    """What the key allows, as far as its user is allowed it too."""
+def identity_of_key(found: KeyFound, by_old_secret: bool = False) -> Identity:
+    """What the key allows, as far as its user is allowed it too; the secret of before a rotation manages nothing."""
     key, user = found.key, found.holder.user
     role = user.role if user and not SCOPES_OF[key.role] <= SCOPES_OF[user.role] else key.role
+    scopes = key.scopes & (SCOPES_OF[role] | UNBOUND)
     return Identity(
         tenant=key.organisation,
-        scopes=key.scopes & (SCOPES_OF[role] | UNBOUND),
+        scopes=scopes - NOT_WITH_OLD_SECRET if by_old_secret else scopes,
         user_id=key.user_id,
         key_id=key.id,
         role=role,

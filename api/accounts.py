@@ -79,7 +79,7 @@ rotation = keys.model(
             default=GRACE_SECONDS,
             min=0,
             max=MOST_GRACE_SECONDS,
-            description="how long the old secret stays good",
+            description="how long the old secret stays good; it asks and reads, and manages no keys or users",
         )
     },
     strict=True,
@@ -170,7 +170,8 @@ class OneKey(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
 class RotatedKey(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
     @documented(keys, rotation)
     def post(self, key_id: str) -> Response:
-        """Give a key a new secret, shown in this one reply only. The old one stays good for a grace period."""
+        """Give a key a new secret, shown in this one reply only. For a grace period the old one asks and reads on, but it
+        manages nothing: not keys, not users, not exports."""
         grace = read_seconds(read_fields(("grace_seconds",)), "grace_seconds", GRACE_SECONDS)
         made = services().accounts.rotate_key(key_id, current_visit().identity, grace_seconds=grace)
         return _with_secret(*made, 200)

@@ -215,6 +215,23 @@ def test_a_rotated_key_has_two_secrets_until_its_grace_is_over(here):
     assert statuses == [401, 401, 200]
 
 
+def test_the_old_secret_of_a_rotated_key_cannot_take_the_key_over(here):
+    old, admin = here.home.text("developer"), here.home.text("admin")
+    key_id = here.home.keys["developer"][0].id
+    turned = here.ask("POST", f"{KEYS}/{key_id}/rotate", old).get_json()
+    here.house.services.auth._known.clear()  # as half a second later
+    assert here.ask("POST", TEXT, old, PROMPT).status_code == 200
+    for method, path, body in (
+        ("POST", f"{KEYS}/{key_id}/rotate", {"grace_seconds": 0}),
+        ("POST", KEYS, {"name": "mine"}),
+        ("DELETE", f"{KEYS}/{key_id}", None),
+        ("GET", KEYS, None),
+    ):
+        assert here.ask(method, path, old, body).status_code == 403, (method, path)
+    assert here.ask("PATCH", f"{KEYS}/{key_id}", turned["key"], {"name": "still-mine"}).status_code == 200
+    assert here.ask("POST", f"{KEYS}/{key_id}/rotate", admin, {"grace_seconds": 0}).status_code == 200
+
+
 @pytest.mark.parametrize("grace", [-1, 604_801, "1", None, True, 1e400])
 def test_a_grace_is_a_number_of_seconds_up_to_a_week(here, grace):
     key = here.key(here.home, "viewer", "developer")[0].id

@@ -8,6 +8,7 @@ import string
 import time
 import timeit
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from auth import AWAY_SECONDS, FRESH_SECONDS, KNOWN_SECONDS, LATEST_SECONDS
-from errors import LedgerUnavailable, LockedOut, Unauthorized
+from errors import Forbidden, LedgerUnavailable, LockedOut, NotThere, Unauthorized
 from identity import ANONYMOUS, OPERATOR, Budget, Scope
 from security import guesses
 from security.api_keys import matches, new_secret, read_key
@@ -168,10 +169,32 @@ def test_after_a_rotation_both_secrets_are_good_until_the_grace_is_over(registry
     rotated, new = registry.accounts.rotate_key(key.id, OPERATOR, grace_seconds=3600)
     assert rotated.id == key.id
     registry.hands.now += 1
-    assert registry.who(old) == registry.who(new)
+    assert registry.who(old).key_id == registry.who(new).key_id == key.id
     registry.hands.now += 3600
     assert registry.who(new).key_id == key.id
     assert refused(registry, old) == "expired"
+
+
+def test_the_old_secret_of_a_rotated_key_asks_and_reads_and_manages_nothing(registry):
+    """Whoever has stolen it could else rotate the key once more, and be the only one who has it."""
+    key, old = registry.key("admin", scopes=["tasks", "reports", "keys", "admin", "metrics"])
+    before = registry.who(old)
+    _, new = registry.accounts.rotate_key(key.id, OPERATOR)
+    registry.hands.now += 1
+    thief = registry.who(old)
+    assert thief == replace(before, scopes=frozenset({Scope.TASKS, Scope.REPORTS, Scope.METRICS}))
+    assert registry.who(new) == before
+    accounts = registry.accounts
+    for attempt in (
+        lambda: accounts.rotate_key(key.id, thief, grace_seconds=0),
+        lambda: accounts.revoke_key(key.id, thief),
+        lambda: accounts.change_key(key.id, thief, name="mine"),
+        lambda: accounts.create_key("k", "viewer", thief),
+        lambda: accounts.create_user("eve", "viewer", thief),
+    ):
+        with pytest.raises((NotThere, Forbidden)):
+            attempt()
+    assert registry.who(new) == before
 
 
 def test_a_rotation_without_grace_ends_the_old_secret_at_once(registry):
