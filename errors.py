@@ -103,7 +103,7 @@ class Unauthorized(PlatformError):
 
 class LockedOut(PlatformError):
     status, code = 429, "locked_out"
-    sentence = "There were too many wrong keys from here. Wait as long as Retry-After says, then try again."
+    sentence = "There were too many wrong keys or passwords from here. Wait as long as Retry-After says, then try again."
 
 
 class Forbidden(PlatformError):

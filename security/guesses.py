@@ -9,7 +9,7 @@ from typing import Any
 
 from addresses import caller_of
 from errors import LockedOut, Unauthorized
-from lru_cache import EvictingCounts
+from lru_cache import EvictingCounts, LRUCache
 from security.api_keys import prefix_of
 
 # So many wrong ones in so many seconds, and the next is not looked at.
@@ -18,10 +18,19 @@ MOST_GUESSES, WINDOW_SECONDS = 10, 60.0
 MOST_LINES = 100
 # Of each kind. Who has more addresses than this makes the oldest of their locks go, and nobody else's count grow.
 MOST_NAMES = 10_000
+# From where a name signed in within so long, it is not held by the lock that strangers can put on it; so many addresses
+# for each name, so that nobody can sign in often enough to have those of another forgotten.
+LATELY_SECONDS, MOST_HOMES = 30 * 86_400.0, 8
 # Only what might be a key is a guess: neither noise nor a forged token comes any nearer to a right one.
 _GUESS = re.compile(r"llm_[A-Za-z0-9]+_[A-Za-z0-9_-]+")
 
 KINDS = ("line", "address", "prefix", "name", "told")
+_WAIT = "Wait as long as Retry-After says, then try again."
+SENTENCES = {
+    "address": LockedOut.sentence,
+    "prefix": f"There were too many wrong keys that begin as this one does. {_WAIT}",
+    "name": f"There were too many wrong passwords for this name. {_WAIT} An API key is not held up by this.",
+}
 
 # Event, severity, details: a line of the audit log.
 Audit = Callable[[str, str, dict[str, Any]], None]
@@ -38,12 +47,20 @@ class Guesses:
         self._audit = audit
         # A store each: a flood of addresses or prefixes must not end the lock of a name.
         self._counts = {kind: EvictingCounts(MOST_NAMES, timer=timer) for kind in KINDS}
+        self._homes = LRUCache(MOST_NAMES, LATELY_SECONDS, timer=timer)
 
     def check(self, address: str, name: str = "") -> None:
         """Raises LockedOut."""
-        self._stop_at("address", caller_of(address))
-        if name:
+        caller = caller_of(address)
+        self._stop_at("address", caller)
+        if name and caller not in self._homes_of(name):
             self._stop_at("name", name)
+
+    def signed_in(self, name: str, address: str) -> None:
+        """Remember from where: ten wrong passwords from elsewhere must not keep the name out there."""
+        caller = caller_of(address)
+        others = [each for each in self._homes_of(name) if each != caller]
+        self._homes.put(name, (caller, *others[: MOST_HOMES - 1]))
 
     def refusal(
         self, reason: str, address: str, credential: str = "", *, name: str = "", counts: bool = True
@@ -61,6 +78,10 @@ class Guesses:
                 self._count(kind, what)
         return Unauthorized(reason)
 
+    def _homes_of(self, name: str) -> tuple[str, ...]:
+        homes: tuple[str, ...] | None = self._homes.get(name)
+        return homes or ()
+
     def _count(self, kind: str, what: str) -> None:
         if not what:
             return
@@ -71,4 +92,4 @@ class Guesses:
     def _stop_at(self, kind: str, what: str) -> None:
         age, count = self._counts[kind].window(what, WINDOW_SECONDS)
         if count >= MOST_GUESSES:
-            raise LockedOut(retry_after=WINDOW_SECONDS - age)
+            raise LockedOut(SENTENCES[kind], retry_after=WINDOW_SECONDS - age)

@@ -55,6 +55,7 @@ class SignIns:
         is_right = self._passwords.check(password, found[1] if found else None)
         if found is None or not is_right:
             raise self._guesses.refusal("password", address, name=name or "?")
+        self._guesses.signed_in(name, address)
         session = self._credentials.open_session(found[0], self._refresh_seconds)
         self._audit("SIGNED_IN", "LOW", {"user_id": session.user_id, "session": session.id})
         return self._tokens(session, session.refresh_id)

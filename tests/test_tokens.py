@@ -18,6 +18,7 @@ from werkzeug.security import check_password_hash
 
 from errors import LockedOut, Unauthorized
 from identity import OPERATOR, SCOPES_OF
+from security import guesses
 from security.api_keys import new_secret
 from security.guesses import MOST_GUESSES
 from tests.account_house import ADDRESS, PASSWORD, Registry, refused
@@ -188,6 +189,51 @@ def test_guessing_a_password_locks_the_address_and_the_name(house):
     house.user("bob")
     assert house.auth.sign_in("bob", PASSWORD, "192.0.2.1")
     assert [line["which"] for line in house.events("AUTH_LOCKOUT")] == ["ada"]
+
+
+def lock_name(house: Registry) -> None:
+    for number in range(MOST_GUESSES):
+        with pytest.raises(Unauthorized):
+            house.auth.sign_in("ada", "wrong", f"192.0.2.{100 + number}")
+
+
+def test_strangers_lock_a_name_for_strangers_and_not_where_it_signed_in_lately(house):
+    sign_in(house)
+    house.hands.now += 7 * 86_400
+    lock_name(house)
+    with pytest.raises(LockedOut, match="too many wrong passwords for this name"):
+        house.auth.sign_in("ada", PASSWORD, "198.51.100.1")
+    assert sign_in(house, name="ADA")
+    house.user("bob")
+    assert house.auth.sign_in("bob", PASSWORD, "198.51.100.1")
+    with pytest.raises(LockedOut, match="for this name"):  # bob's home is no home of ada's
+        house.auth.sign_in("ada", PASSWORD, "198.51.100.1")
+    for _ in range(MOST_GUESSES):
+        with pytest.raises(Unauthorized):
+            sign_in(house, "wrong")
+    with pytest.raises(LockedOut, match="wrong keys or passwords from here"):
+        sign_in(house)
+
+
+def test_where_a_name_signed_in_is_forgotten_in_time_and_never_by_what_others_do(house, monkeypatch):
+    monkeypatch.setattr(guesses, "MOST_NAMES", 3)
+    known = guesses.Guesses(timer=house.hands)
+    known.signed_in("ada", "192.0.2.1")
+    for number in range(1000):
+        known.signed_in("bob", f"198.51.100.{number % 250}")
+    assert known._homes.size() == 2
+    assert len(known._homes.get("bob")) == guesses.MOST_HOMES
+
+    def lock() -> None:
+        for number in range(MOST_GUESSES):
+            known.refusal("password", f"203.0.113.{number}", name="ada")
+
+    lock()
+    known.check("192.0.2.1", "ada")
+    house.hands.now += guesses.LATELY_SECONDS + 1
+    lock()
+    with pytest.raises(LockedOut):
+        known.check("192.0.2.1", "ada")
 
 
 def test_passwords_are_kept_as_scrypt_and_told_to_nobody(house):
