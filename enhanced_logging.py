@@ -19,6 +19,7 @@ from werkzeug.local import LocalProxy
 
 from log_lines import Record
 from log_writer import LogWriter
+from security.audit_bound import AuditBound
 from security.detection import Envelope, Finding, detect, scan_text
 from security.redaction import Redact, Verbatim
 
@@ -76,6 +77,7 @@ class RequestLogger:
     ) -> None:
         self._writer, self._owns_writer = writer or LogWriter(), writer is None
         self._clock, self._timer, self._prompt_log, self._address_of = clock, timer, prompt_log, address_of
+        self._bound = AuditBound(timer)
         self._recent: deque[tuple[object, Record]] = deque(maxlen=_KEPT)
         self._slot = f"request_log_{id(self)}"  # two loggers in one request must not end each other's
         self._requests, self._performance, self._errors, self._audit = (
@@ -126,14 +128,25 @@ class RequestLogger:
             record["context"] = self._sealed(context)
         self._errors.write(record)
 
-    def log_security_event(self, event_type: str, severity: str, details: object) -> None:
-        """A line of the audit log, whatever the severity: LOW, MEDIUM, HIGH or CRITICAL."""
-        record = self._record(event_type, self._trace())
+    def log_security_event(
+        self, event_type: str, severity: str, details: object, *, address: str | None = None
+    ) -> None:
+        """A line of the audit log, whatever the severity: LOW, MEDIUM, HIGH or CRITICAL. What a caller can cause at will is
+        bounded by address. address: the caller's, where the request itself has gone."""
+        trace = self._trace()
+        trace.address = address or trace.address
+        if not self._bound.admits(event_type, trace.address):
+            return
+        record = self._record(event_type, trace)
         record |= {"severity": str(severity).upper(), "details": self._sealed(details)}
         now_us = int(self._clock() * 1_000_000)
         told = {"at_us": now_us, "event": str(event_type), "severity": record["severity"]}
         self._recent.append((record["tenant"] or "anonymous", told))
         self._audit.write(record)
+
+    @property
+    def audit_lines_left_out(self) -> int:
+        return self._bound.left_out
 
     def recent_events(self, tenant: str | None = None) -> list[Record]:
         """The last security events of this process, newest first, without what they were about; of one tenant or all."""

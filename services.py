@@ -305,6 +305,10 @@ def _readings(services: Services) -> Iterable[Metric]:
         ),
         "llm_budget_events_failed": ("Events that the webhook did not take.", services.events.failed),
         "llm_replays": ("Replies given again for an Idempotency-Key.", services.replays.repeated),
+        "llm_audit_lines_left_out": (
+            "Audit lines beyond those that one address may cause in a minute.",
+            services.logger.audit_lines_left_out,
+        ),
         "llm_log_lines_dropped": ("Log lines lost because the queue was full.", services.writer.dropped),
         "llm_log_write_errors": ("Failed writes to log files.", services.writer.errors),
     }

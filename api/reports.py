@@ -203,14 +203,15 @@ def _ending(release: Callable[[], None], note: Callable[[int, bool], None]) -> C
 
 def _audit(hours: int, form: str) -> Callable[[int, bool], None]:
     """Notes who took how much; by then the request itself has gone."""
+    address = current_request().remote_addr or "unknown"
     told = {
         **current_visit().signature(),
-        "from": caller_of(current_request().remote_addr or "unknown"),
+        "from": caller_of(address),
         "request_id": current_visit().request_id,
         "hours": hours,
         "format": form,
     }
-    return partial(_note_export, services().logger.log_security_event, told)
+    return partial(_note_export, partial(services().logger.log_security_event, address=address), told)
 
 
 def _note_export(note: Callable[..., None], told: dict[str, Any], rows: int, whole: bool) -> None:

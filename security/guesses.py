@@ -14,8 +14,6 @@ from security.api_keys import prefix_of
 
 # So many wrong ones in so many seconds, and the next is not looked at.
 MOST_GUESSES, WINDOW_SECONDS = 10, 60.0
-# Lines about one address in that time; the log of requests has all of them anyway.
-MOST_LINES = 100
 # Of each kind. Who has more addresses than this makes the oldest of their locks go, and nobody else's count grow.
 MOST_NAMES = 10_000
 # From where a name signed in within so long, it is not held by the lock that strangers can put on it; so many addresses
@@ -24,7 +22,7 @@ LATELY_SECONDS, MOST_HOMES = 30 * 86_400.0, 8
 # Only what might be a key is a guess: neither noise nor a forged token comes any nearer to a right one.
 _GUESS = re.compile(r"llm_[A-Za-z0-9]+_[A-Za-z0-9_-]+")
 
-KINDS = ("line", "address", "prefix", "name", "told")
+KINDS = ("address", "prefix", "name", "told")
 _WAIT = "Wait as long as Retry-After says, then try again."
 SENTENCES = {
     "address": LockedOut.sentence,
@@ -71,8 +69,7 @@ class Guesses:
             self._stop_at("prefix", prefix)
         except LockedOut as locked:
             return locked
-        if self._counts["line"].admit(caller, MOST_LINES, WINDOW_SECONDS):
-            self._audit("AUTH_FAILURE", "MEDIUM", {"reason": reason, "prefix": prefix, "from": address})
+        self._audit("AUTH_FAILURE", "MEDIUM", {"reason": reason, "prefix": prefix, "from": address})
         if counts and (name or _GUESS.fullmatch(credential)):
             for kind, what in (("address", caller), ("prefix", prefix), ("name", name)):
                 self._count(kind, what)

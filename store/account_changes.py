@@ -54,7 +54,7 @@ class Change:
         event: str = "",
         unseen: str = "",
     ) -> Made:
-        """unseen: what changes besides, and no line may show."""
+        """unseen: what changes besides, and no line may show. What was like that before is no line."""
         if columns:
             self.connection.execute(update(table).where(table.c.id == before.id).values(columns))
         after = read(self.row(table, before.id))

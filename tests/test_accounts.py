@@ -344,16 +344,23 @@ def test_who_becomes_an_administrator_or_ceases_to_be_one_is_a_grave_line(regist
     assert [severity for _, severity, _ in registry.lines] == ["MEDIUM", "HIGH", "HIGH"]
 
 
-def test_what_changes_nothing_is_no_line(registry):
-    made, _ = registry.key("viewer")
+def test_what_changes_nothing_is_no_line_and_every_rotation_is_one(registry):
+    key, _ = registry.key(expires_us=2**52)
+    user = registry.user()
     registry.lines.clear()
-    registry.accounts.change_key(made.id, OPERATOR, name="k")
-    registry.accounts.change_key(made.id, OPERATOR)
+    registry.accounts.change_key(key.id, OPERATOR)
+    registry.accounts.change_key(key.id, OPERATOR, name=key.name, role=key.role.value)
+    registry.accounts.change_user(user.id, OPERATOR, role=user.role.value, active=True)
     assert registry.lines == []
+    registry.accounts.change_key(key.id, OPERATOR, expires_us=2**52 + 1)
+    registry.accounts.change_user(user.id, OPERATOR, password=PASSWORD)
+    for _ in range(2):
+        registry.accounts.rotate_key(key.id, OPERATOR)
+    events = [event for event, _, _ in registry.lines]
+    assert events == ["KEY_CHANGED", "USER_CHANGED", "KEY_ROTATED", "KEY_ROTATED"]
 
 
 def test_what_was_refused_or_undone_is_no_line(registry):
-    registry.lines.clear()
     viewer = as_key(registry, "viewer")
     registry.lines.clear()
     for attempt in (

@@ -53,6 +53,7 @@ FAMILIES = {
     "llm_budget_soft_limits": "counter",
     "llm_budget_events_dropped": "counter",
     "llm_budget_events_failed": "counter",
+    "llm_audit_lines_left_out": "counter",
     "llm_budget_waiting": "gauge",
     "llm_asks_in_air": "gauge",
     "llm_flights_in_air": "gauge",
