@@ -304,8 +304,8 @@ class Settings:
 
     @property
     def is_exposed(self) -> bool:
-        """Whether others can reach the platform and need no key."""
-        return self.auth == "open" and not self.on_loopback
+        """Whether others can reach the platform and need no key; what comes through a proxy comes from others."""
+        return self.auth == "open" and (not self.on_loopback or self.trusted_proxies > 0)
 
     @property
     def accepted_hosts(self) -> tuple[str, ...] | None:

@@ -46,7 +46,9 @@ def main(build: Callable[[], Flask]) -> int:
     if house.settings.prompt_log != "off":
         house.logger.log_security_event("PROMPT_LOG_ENABLED", "HIGH", {"mode": house.settings.prompt_log})
     if house.settings.is_exposed:
-        log.warning("AUTH=open on an address that others can reach: everybody who reaches it may ask")
+        log.warning(
+            "AUTH=open where others can reach it, by address or through a proxy: everybody who does may ask"
+        )
     house.load.queue_length = lambda: len(server.task_dispatcher.queue)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # the queue's length is a metric of ours
     threading.Thread(target=warm_up, args=(house,), name="warm", daemon=True).start()
@@ -89,11 +91,18 @@ def warm_up(house: Services) -> None:
 
 def check_exposure(settings: Settings) -> None:
     """Refuse to offer open access to a network unless that was said aloud."""
-    if settings.is_exposed and not settings.allow_anonymous:
+    if not settings.is_exposed or settings.allow_anonymous:
+        return
+    if settings.on_loopback:
         raise ConfigError(
-            "HOST is not this machine's own address and everybody who can reach it could spend your money. "
-            "Set AUTH=required, or HOST=127.0.0.1, or ALLOW_ANONYMOUS=true if a trusted network or proxy stands in front."
+            "TRUSTED_PROXIES is above 0, so strangers come in through the proxy, and everybody who does could spend your "
+            "money. Set AUTH=required, or TRUSTED_PROXIES=0 if there is no proxy, or ALLOW_ANONYMOUS=true if the proxy lets "
+            "in only who may ask."
         )
+    raise ConfigError(
+        "HOST is not this machine's own address and everybody who can reach it could spend your money. "
+        "Set AUTH=required, or HOST=127.0.0.1, or ALLOW_ANONYMOUS=true if a trusted network or proxy stands in front."
+    )
 
 
 def open_server(app: Flask, settings: Settings) -> BaseWSGIServer:
@@ -141,7 +150,7 @@ def banner(settings: Settings, port: int) -> str:
         )
     )
     loud = (
-        "\n  OPEN TO THE NETWORK: everybody who reaches this address may ask.\n"
+        "\n  OPEN TO THE NETWORK: everybody who reaches this address, or a proxy in front of it, may ask.\n"
         if settings.is_exposed
         else ""
     )

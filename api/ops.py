@@ -64,7 +64,7 @@ def _health(checks: dict[str, str]) -> dict[str, Any]:
     if house.settings.prompt_log != "off":
         report["prompt_log"] = house.settings.prompt_log
     if house.settings.is_exposed:
-        report["anonymous"] = "served, to everybody who can reach this address"
+        report["anonymous"] = "served, to everybody who can reach this address or a proxy in front of it"
     return report
 
 

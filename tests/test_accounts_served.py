@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Error
 
 from config import ConfigError, Settings
-from serve import banner, check_exposure
+from serve import REFUSED_START, banner, check_exposure
 from tests.browser import launched
 from tests.test_serve import ROOT, Platform, environment
 
@@ -204,6 +204,32 @@ def test_keys_make_an_address_that_others_reach_acceptable():
     check_exposure(Settings(host="0.0.0.0", allow_anonymous=True))
     with pytest.raises(ConfigError, match="AUTH=required"):
         check_exposure(Settings(host="0.0.0.0"))
+
+
+def test_who_stands_behind_a_proxy_is_open_to_strangers_though_on_this_machine():
+    open_to_all = Settings(trusted_proxies=1)
+    assert open_to_all.is_exposed
+    with pytest.raises(ConfigError, match=r"^TRUSTED_PROXIES .*AUTH=required.*ALLOW_ANONYMOUS=true"):
+        check_exposure(open_to_all)
+    check_exposure(Settings(trusted_proxies=1, allow_anonymous=True))
+    check_exposure(Settings(trusted_proxies=1, auth="required"))
+    check_exposure(Settings())
+    assert "OPEN TO THE NETWORK" in banner(open_to_all, 5000)
+    with pytest.raises(ConfigError, match=r"^HOST "):
+        check_exposure(Settings(host="0.0.0.0", trusted_proxies=1))
+
+
+def test_a_platform_behind_a_proxy_that_was_not_said_to_be_open_does_not_start(tmp_path):
+    started = subprocess.run(
+        [sys.executable, "app.py"],
+        cwd=ROOT,
+        env=environment(tmp_path / "logs", DATA_DIR=str(tmp_path / "data"), TRUSTED_PROXIES="1"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert started.returncode == REFUSED_START
+    assert started.stderr.startswith("Not started: TRUSTED_PROXIES ")
 
 
 def test_the_banner_says_that_keys_are_needed_and_how_to_get_one():

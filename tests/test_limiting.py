@@ -301,7 +301,7 @@ def test_on_a_real_server_forged_addresses_have_no_effect(start):  # noqa: F811
 
 
 def test_one_trusted_proxy_means_that_exactly_the_last_hop_is_believed(start):  # noqa: F811
-    platform: Platform = start(RATE_LIMIT="2 per minute", TRUSTED_PROXIES="1")
+    platform: Platform = start(RATE_LIMIT="2 per minute", TRUSTED_PROXIES="1", ALLOW_ANONYMOUS="true")
     hops = [f"198.51.100.{number}, 203.0.113.7" for number in range(4)]
     assert [platform.ask("hello", X_Forwarded_For=hop)[0] for hop in hops] == [200, 200, 429, 429]
     fresh = [f"203.0.113.7, 198.51.100.{number}" for number in range(4)]
