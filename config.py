@@ -258,7 +258,7 @@ class Settings:
     oidc_audience: str = setting("")
     oidc_jwks_url: str = setting("", _base_url)
     oidc_role_claim: str = setting("role")
-    oidc_organisation_claim: str = setting("organisation")
+    oidc_organisation_claim: str = setting("")
     oidc_organisation: str = setting("")
 
     cache_max_size: int = setting(1000, _whole(1, 10_000_000))
@@ -402,6 +402,10 @@ def _check_accounts(settings: Settings) -> None:
     if any(issuer) and not all(issuer):
         raise ConfigError(
             "OIDC_ISSUER, OIDC_AUDIENCE and OIDC_JWKS_URL must be set together, or none of them."
+        )
+    if settings.oidc_issuer and not (settings.oidc_organisation or settings.oidc_organisation_claim):
+        raise ConfigError(
+            "OIDC_ORGANISATION must name the organisation of the issuer's users, or OIDC_ORGANISATION_CLAIM the claim that does."
         )
 
 

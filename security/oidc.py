@@ -67,7 +67,8 @@ class KeySet:
 
 
 class OutsideIssuer:
-    """Its users are administrators, developers or viewers as a claim says, in the organisation that a claim names."""
+    """Its users are administrators, developers or viewers as a claim says. organisation_claim: the one that names their
+    organisation; empty: whatever a token says, all of them are of `organisation`."""
 
     def __init__(
         self,
@@ -109,7 +110,8 @@ class OutsideIssuer:
         return Identity(found.id, scopes, user_id, role=role, budgets=budgets), ends_us
 
     def _organisation_of(self, claims: Mapping[str, Any]) -> Organisation:
-        named = claims.get(self._organisation_claim, self._organisation)
+        chosen = self._organisation_claim
+        named = claims.get(chosen, self._organisation) if chosen else self._organisation
         found = self._organisation_named(named) if isinstance(named, str) and named.isprintable() else None
         if found is None:
             raise BadToken("organisation")

@@ -239,8 +239,12 @@ def test_instances_that_share_a_database_must_share_their_secrets():
 
 def test_another_issuer_is_set_as_a_whole_or_not_at_all():
     whole = {"OIDC_ISSUER": "x", "OIDC_AUDIENCE": "y", "OIDC_JWKS_URL": "https://issuer.example/keys"}
-    assert load_settings(whole, None).oidc_audience == "y"
-    for left_out in whole:
+    with pytest.raises(ConfigError, match=r"^OIDC_ORGANISATION .*OIDC_ORGANISATION_CLAIM"):
+        load_settings(whole, None)
+    assert load_settings(whole | {"OIDC_ORGANISATION_CLAIM": "tenant"}, None).oidc_organisation == ""
+    whole |= {"OIDC_ORGANISATION": "main"}
+    assert load_settings(whole, None).oidc_organisation_claim == ""
+    for left_out in ("OIDC_ISSUER", "OIDC_AUDIENCE", "OIDC_JWKS_URL"):
         with pytest.raises(ConfigError, match="OIDC_ISSUER, OIDC_AUDIENCE and OIDC_JWKS_URL"):
             load_settings({**whole, left_out: ""}, None)
     with pytest.raises(ConfigError, match="OIDC_JWKS_URL"):

@@ -91,9 +91,13 @@ def server(key: rsa.RSAPrivateKey) -> Iterator[KeyServer]:
     made.server.server_close()
 
 
+def issuer_at(server: KeyServer) -> dict[str, str]:
+    return {"oidc_issuer": ISSUER, "oidc_audience": AUDIENCE, "oidc_jwks_url": server.url}
+
+
 @pytest.fixture
 def house(make_registry: Callable[..., Registry], server: KeyServer) -> Registry:
-    return make_registry(oidc_issuer=ISSUER, oidc_audience=AUDIENCE, oidc_jwks_url=server.url)
+    return make_registry(**issuer_at(server), oidc_organisation_claim="organisation")
 
 
 @pytest.fixture
@@ -134,12 +138,33 @@ def test_whoever_has_no_role_here_is_a_viewer(house, key, role):
     assert house.who(token(key, role=role)).scopes == {Scope.REPORTS}
 
 
-def test_the_organisation_may_be_set_for_tokens_that_name_none(make_registry, server, key):
-    settings = {"oidc_issuer": ISSUER, "oidc_audience": AUDIENCE, "oidc_jwks_url": server.url}
-    house = make_registry(**settings, oidc_organisation="main", oidc_role_claim="groups")
-    assert house.who(token(key, organisation=None, groups=["developer"])).role is Role.DEVELOPER
-    for number, named in enumerate(("other", "", 5, ["main"], "a\0b")):
-        assert refused(house, token(key, organisation=named), f"192.0.2.{number}") == "organisation"
+def test_all_of_the_issuer_are_of_the_organisation_that_is_set_whatever_their_tokens_say(
+    make_registry, server, key
+):
+    """Whoever could write a claim of that name would else choose whose budget to spend and whose usage to read."""
+    house = make_registry(**issuer_at(server), oidc_organisation="main")
+    house.accounts.create_organisation("other", OPERATOR)
+    for claimed in ("other", "main", None, "", 5):
+        assert house.who(token(key, organisation=claimed)).tenant == house.home.id
+        assert house.who(token(key, **{"": claimed})).tenant == house.home.id, (
+            "a claim without a name is none"
+        )
+
+
+def test_where_a_claim_chooses_the_organisation_is_that_and_the_set_one_is_for_tokens_without_it(
+    make_registry, server, key
+):
+    house = make_registry(
+        **issuer_at(server),
+        oidc_organisation="main",
+        oidc_organisation_claim="tenant",
+        oidc_role_claim="groups",
+    )
+    other = house.accounts.create_organisation("other", OPERATOR)
+    assert house.who(token(key, tenant="other")).tenant == other.id
+    assert house.who(token(key, organisation="other", groups=["developer"])).tenant == house.home.id
+    for number, named in enumerate(("nowhere", "", 5, ["main"], "a\0b")):
+        assert refused(house, token(key, tenant=named), f"192.0.2.{number}") == "organisation"
 
 
 def test_an_administrator_from_outside_makes_keys_of_no_user(house, key):
@@ -307,6 +332,6 @@ def test_a_key_that_the_issuer_takes_back_is_good_for_an_hour_at_most(server, ke
 def test_the_same_subject_of_another_issuer_is_somebody_else(make_registry, server, key):
     ids = set()
     for issuer in (ISSUER, ISSUER + "/other"):
-        house = make_registry(oidc_issuer=issuer, oidc_audience=AUDIENCE, oidc_jwks_url=server.url)
+        house = make_registry(**issuer_at(server) | {"oidc_issuer": issuer}, oidc_organisation="main")
         ids.add(house.who(token(key, iss=issuer)).user_id)
     assert len(ids) == 2
