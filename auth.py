@@ -231,9 +231,8 @@ def _end_of(key: Key, by_old_secret: bool) -> float:
 
 
 def _is_held(found: KeyFound) -> bool:
-    """A key of a user is good as long as the user is; one of no user stands by itself."""
-    user = found.holder.user
-    return not found.key.user_id if user is None else user.active
+    """A key is good as long as its organisation and its user are; one of no user stands by itself."""
+    return found.holder.is_active and (found.holder.user is not None or not found.key.user_id)
 
 
 def identity_of_key(found: KeyFound, by_old_secret: bool = False) -> Identity:

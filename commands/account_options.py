@@ -28,6 +28,16 @@ def organisation_command(command: Command) -> None:
     _budget_options(command)
 
 
+def lock_command(command: Command) -> None:
+    command.add_argument("name", metavar="NAME", help="its name or id")
+    command.add_argument(
+        "--active",
+        choices=("yes", "no"),
+        required=True,
+        help="no: none of its keys, users and tokens is served",
+    )
+
+
 def user_command(command: Command) -> None:
     command.add_argument("--name", required=True, help="the name to sign in with")
     command.add_argument("--role", choices=ROLES, required=True)

@@ -41,6 +41,9 @@ def add_commands(commands: argparse._SubParsersAction[Command]) -> None:
         command("create-admin", create_admin, "a first administrator, who signs in with a password")
     )
     options.organisation_command(command("create-organisation", create_organisation, "a tenant"))
+    options.lock_command(
+        command("change-organisation", change_organisation, "lock a whole organisation, or serve it again")
+    )
     options.user_command(command("create-user", create_user, "a user of an organisation"))
     options.change_command(
         command("change-user", change_user, "another role or password, or no access any more")
@@ -69,6 +72,15 @@ def create_admin(accounts: Accounts, chosen: argparse.Namespace) -> int:
 def create_organisation(accounts: Accounts, chosen: argparse.Namespace) -> int:
     made = accounts.create_organisation(chosen.name, OPERATOR, budget=options.budget_of(chosen))
     return _told(chosen, told(made), f"Organisation {made.name} is made ({made.id}).")
+
+
+def change_organisation(accounts: Accounts, chosen: argparse.Namespace) -> int:
+    home, active = _named(accounts.organisations(), chosen.name), chosen.active == "yes"
+    changed = accounts.change_organisation(home.id, OPERATOR, active=active)
+    became = "served" if active else "locked: none of its keys, users and tokens is served"
+    return _told(
+        chosen, told(changed), f"Organisation {changed.name} is {became}, everywhere within a second."
+    )
 
 
 def create_user(accounts: Accounts, chosen: argparse.Namespace) -> int:
@@ -191,8 +203,8 @@ def list_users(accounts: Accounts, chosen: argparse.Namespace) -> int:
 
 def list_organisations(accounts: Accounts, chosen: argparse.Namespace) -> int:
     found = [told(each) for each in accounts.organisations()]
-    rows = [[each["name"], each["id"], _money(each)] for each in found]
-    return _listed(chosen, found, ["name", "id", "budget"], rows)
+    rows = [[each["name"], each["id"], "yes" if each["active"] else "no", _money(each)] for each in found]
+    return _listed(chosen, found, ["name", "id", "active", "budget"], rows)
 
 
 # What they share.

@@ -115,6 +115,8 @@ class OutsideIssuer:
         found = self._organisation_named(named) if isinstance(named, str) and named.isprintable() else None
         if found is None:
             raise BadToken("organisation")
+        if not found.active:
+            raise BadToken("inactive")
         return found
 
     def _verified(self, token: str) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class SignIns:
         session, holder = found
         if session.revoked_us is not None or session.expires_us <= self._clock() * MICRO:
             raise BadToken("revoked")
-        if holder.user is None or not holder.user.active:
+        if holder.user is None or not holder.is_active:
             raise BadToken("inactive")
         return session, holder
 

@@ -87,7 +87,8 @@ class Change:
         if unseen:
             details["also"] = unseen
         roles = [getattr(each, "role", None) for each in (before, after)]
-        severity = "HIGH" if Role.ADMIN in roles else "MEDIUM"
+        is_locking = isinstance(after, Organisation) and before is not None and "active" in changed
+        severity = "HIGH" if Role.ADMIN in roles or is_locking else "MEDIUM"
         self.lines.append((event, severity, details))
 
 

@@ -16,6 +16,7 @@ from store.rows import MICRO
 class Organisation:
     id: str
     name: str
+    active: bool
     created_us: int
     budget: Budget | None = None
 
@@ -68,6 +69,10 @@ class Holder:
     organisation: Organisation
     user: User | None
 
+    @property
+    def is_active(self) -> bool:
+        return self.organisation.active and (self.user is None or self.user.active)
+
 
 @dataclass(frozen=True, slots=True)
 class KeyFound:
@@ -83,7 +88,8 @@ Thing = Organisation | User | Key
 
 
 def organisation_from(row: Mapping[str, Any]) -> Organisation:
-    return Organisation(row["id"], row["name"], row["created_us"], _budget_from(f"tenant:{row['id']}", row))
+    allowed = _budget_from(f"tenant:{row['id']}", row)
+    return Organisation(row["id"], row["name"], bool(row["active"]), row["created_us"], allowed)
 
 
 def user_from(row: Mapping[str, Any]) -> User:
@@ -147,7 +153,7 @@ def columns_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 def told(thing: Thing) -> dict[str, Any]:
     """As JSON for people and audit lines: no secret is in it."""
     if isinstance(thing, Organisation):
-        facts: dict[str, Any] = {"id": thing.id, "name": thing.name}
+        facts: dict[str, Any] = {"id": thing.id, "name": thing.name, "active": thing.active}
     elif isinstance(thing, User):
         facts = {"id": thing.id, "organisation": thing.organisation, "name": thing.name}
         facts |= {"role": thing.role.value, "active": thing.active}

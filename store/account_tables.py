@@ -35,6 +35,8 @@ organisations = Table(
     metadata,
     _id(),
     Column("name", String(100), nullable=False, unique=True),
+    # Where it is not, none of its keys and users is served.
+    Column("active", Boolean, nullable=False, server_default=text("true")),
     Column("created_us", BigInteger, nullable=False),
     *_budget(),
 )

@@ -64,8 +64,9 @@ class Accounts:
             return change.add(organisations, columns, organisation_from)
 
     def change_organisation(self, organisation_id: str, by: Identity, **fields: Any) -> Organisation:
+        """name, active, budget. While it is not active none of its keys, users and tokens is served."""
         _need(by is OPERATOR)
-        columns = columns_of(account_rules.checked(fields, ("name", "budget")))
+        columns = columns_of(account_rules.checked(fields, ("name", "active", "budget")))
         with self._change(by) as change:
             before = organisation_from(change.row(organisations, organisation_id))
             return change.alter(organisations, before, columns, organisation_from)

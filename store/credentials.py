@@ -69,7 +69,8 @@ class Credentials:
 
     def password(self, name: str) -> tuple[User, str] | None:
         """A user of that name who may sign in, with the hash of their password."""
-        found = self._one(select(users).where(users.c.name == name))
+        served = select(users).join(organisations, users.c.organisation == organisations.c.id)
+        found = self._one(served.where(users.c.name == name, organisations.c.active))
         if found is None or not found["active"] or not found["password_hash"]:
             return None
         return user_from(found), str(found["password_hash"])

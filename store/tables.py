@@ -16,7 +16,7 @@ NAMES = {
     "pk": "pk_%(table_name)s",
 }
 # The last of the migrations. Alembic itself takes a quarter of a second to load, and is needed only where it is behind.
-REVISION = "0004_request_ids"
+REVISION = "0005_locked_organisations"
 OPEN, SETTLED, UNKNOWN = "open", "settled", "unknown"
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 

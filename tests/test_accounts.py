@@ -274,6 +274,7 @@ def test_another_organisation_is_not_there(registry):
     for attempt in (
         lambda: accounts.create_organisation("x", admin),
         lambda: accounts.change_organisation(admin.tenant, admin, budget=None),
+        lambda: accounts.change_organisation(other.id, admin, active=False),
     ):
         with pytest.raises(Forbidden):
             attempt()

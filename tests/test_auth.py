@@ -163,6 +163,51 @@ def test_every_change_of_a_key_or_its_user_counts_within_a_second(registry):
     assert refused(registry, shown) == "inactive"
 
 
+def test_a_locked_organisation_is_served_nothing_within_a_second_and_goes_on_as_before(registry):
+    registry.auth._signer.keys = lambda: [b"x" * 32]
+    user, other = registry.user(), registry.accounts.create_organisation("other", OPERATOR)
+    own, nobodys, elsewhere = (
+        registry.key(**owner)[1] for owner in ({"user_id": user.id}, {}, {"organisation": other.id})
+    )
+    tokens = registry.auth.sign_in("ada", PASSWORD, ADDRESS)
+    inside = (own, nobodys, tokens.access)
+    before = [registry.who(each) for each in (*inside, elsewhere)]
+    registry.lines.clear()
+    registry.accounts.change_organisation(registry.home.id, OPERATOR, active=False)
+    registry.hands.now += 0.95
+    for _ in range(MOST_GUESSES):
+        assert {refused(registry, each) for each in inside} == {"inactive"}
+    assert registry.who(elsewhere) == before[-1]
+    for attempt in (
+        lambda: registry.auth.sign_in("ada", PASSWORD, "192.0.2.7"),
+        lambda: registry.auth.refresh(tokens.refresh, "192.0.2.7"),
+    ):
+        with pytest.raises(Unauthorized):
+            attempt()
+    assert not registry.events("AUTH_LOCKOUT"), "what was good once is no guess"
+    registry.accounts.change_organisation(registry.home.id, OPERATOR, active=True)
+    registry.hands.now += 1
+    assert [registry.who(each) for each in (*inside, elsewhere)] == before
+    assert registry.auth.refresh(tokens.refresh, ADDRESS)
+    told = [
+        (severity, line["from"], line["to"])
+        for event, severity, line in registry.lines
+        if event == "ORGANISATION_CHANGED"
+    ]
+    assert told == [
+        ("HIGH", {"active": True}, {"active": False}),
+        ("HIGH", {"active": False}, {"active": True}),
+    ]
+
+
+def test_an_organisation_that_an_older_version_makes_is_served(registry):
+    row = "INSERT INTO organisations (id, name, created_us) VALUES ('old', 'old', 1)"
+    with registry.database.change() as connection:
+        connection.execute(text(row))
+    assert registry.accounts.organisation("old").active
+    assert registry.who(registry.key(organisation="old")[1]).tenant == "old"
+
+
 def test_after_a_rotation_both_secrets_are_good_until_the_grace_is_over(registry):
     key, old = registry.key()
     registry.who(old)

@@ -171,6 +171,28 @@ def test_a_budget_keeps_what_a_change_of_it_does_not_name(desk):
     assert "say how much" in desk.run("set-budget", owner, "--budget-period", "day", status=1).stderr
 
 
+def test_a_whole_organisation_is_locked_and_served_again(desk):
+    desk.run("create-organisation", "--name", "Acme")
+    text = desk.json("create-key", "--name", "k", "--role", "developer")["key"]
+    registry = desk.registry()  # which makes an organisation of its own, main
+    assert registry.who(text)
+    assert "is locked" in desk.run("change-organisation", "Acme", "--active", "no").stdout
+    registry.hands.now += 1
+    with pytest.raises(Unauthorized):
+        registry.who(text)
+    found = {each["name"]: each for each in desk.json("list-organisations")}
+    assert {name: each["active"] for name, each in found.items()} == {"Acme": False, "main": True}
+    shown = found["Acme"]
+    listed = [line.split() for line in desk.run("list-organisations").stdout.splitlines()]
+    assert ["Acme", shown["id"], "no"] in listed
+    assert desk.json("change-organisation", shown["id"], "--active", "yes")["active"] is True
+    assert registry.who(text)
+    lines = [line for line in desk.audit() if line["event"] == "ORGANISATION_CHANGED"]
+    assert [line["details"]["to"] for line in lines] == [{"active": False}, {"active": True}]
+    assert lines[0]["details"]["by_id"] == "operator"
+    registry.database.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
@@ -208,6 +230,8 @@ def test_a_budget_keeps_what_a_change_of_it_does_not_name(desk):
         (["create-organisation", "--name", "o", "--budget-period", "day"], 1, "say how much"),
         (["create-key", "--name", "k", "--role", "owner"], 2, "'admin', 'developer', 'viewer'"),
         (["change-user", "x"], 1, "Say what to change"),
+        (["change-organisation", "x"], 2, "--active"),
+        (["change-organisation", "x", "--active", "no"], 1, "create-organisation"),
     ],
 )
 def test_wrong_arguments_are_answered_with_the_next_step(tmp_path, arguments, status, told):

@@ -167,6 +167,16 @@ def test_where_a_claim_chooses_the_organisation_is_that_and_the_set_one_is_for_t
         assert refused(house, token(key, tenant=named), f"192.0.2.{number}") == "organisation"
 
 
+def test_nobody_of_the_issuer_is_served_in_a_locked_organisation(house, key):
+    given = token(key)
+    assert house.who(given)
+    house.accounts.change_organisation(house.home.id, OPERATOR, active=False)
+    house.hands.now += 0.95
+    assert refused(house, given) == refused(house, token(key, sub="u-2")) == "inactive"
+    house.accounts.change_organisation(house.home.id, OPERATOR, active=True)
+    assert house.who(given)
+
+
 def test_an_administrator_from_outside_makes_keys_of_no_user(house, key):
     admin = house.who(token(key, role="admin"))
     made, _ = house.accounts.create_key("k", "developer", admin)
