@@ -93,6 +93,8 @@ class Authenticator:
 
     def identify(self, authorization: str | None, api_key: str | None, address: str) -> Identity:
         """The caller behind these headers. Raises Unauthorized, LockedOut, LedgerUnavailable."""
+        if api_key is not None and authorization is not None and not authorization.strip():
+            authorization = None  # clients that have no token send the header all the same
         if authorization is None and api_key is None:
             if self._required:
                 raise self._guesses.refusal("missing", address)

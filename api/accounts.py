@@ -156,7 +156,8 @@ class OneKey(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
 
     @documented(keys, changed_key)
     def patch(self, key_id: str) -> Response:
-        """Change a key. Without the scope admin: its name, and fewer scopes."""
+        """Change a key. Without the scope admin: its name, and its scopes, fewer or more, as far as you and its role have
+        them; none of its limits."""
         body = read_fields(KEY_FIELDS, example=KEY_EXAMPLE)
         return json_reply(told(services().accounts.change_key(key_id, current_visit().identity, **body)))
 

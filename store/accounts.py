@@ -32,7 +32,8 @@ GRACE_SECONDS, MOST_GRACE_SECONDS = 86_400, 604_800
 FIRST_ORGANISATION = "main"
 KEY_FIELDS = ("name", "role", "scopes", "expires_us", "rate_limit", "models", "budget")
 USER_FIELDS = ("role", "active", "password", "budget")
-# What a caller without the scope admin may change of a key of their own: nothing that loosens it.
+# What a caller without the scope admin may change of a key of their own: none of its limits, and of its scopes as far as
+# they have those themselves.
 OWN_KEY_FIELDS = ("name", "scopes")
 
 
@@ -166,7 +167,8 @@ class Accounts:
             return change.add(api_keys, columns, key_from), key_text(key_id, secret)
 
     def change_key(self, key_id: str, by: Identity, **fields: Any) -> Key:
-        """name, role, scopes, expires_us, rate_limit, models, budget. Without the scope admin: name and fewer scopes."""
+        """name, role, scopes, expires_us, rate_limit, models, budget. Without the scope admin: name, and scopes that they
+        have themselves and its role has."""
         given = account_rules.checked(fields, KEY_FIELDS)
         with self._change(by) as change:
             before = _reach(change.row(api_keys, key_id), by)

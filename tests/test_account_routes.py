@@ -215,6 +215,20 @@ def test_a_rotated_key_has_two_secrets_until_its_grace_is_over(here):
     assert statuses == [401, 401, 200]
 
 
+def test_the_owner_of_a_key_gives_it_scopes_that_they_have_and_a_key_itself_only_gives_them_up(here):
+    owner = here.home.text("developer")
+    key, text = here.key(here.home, "developer", "developer", scopes=["tasks", "keys"])
+    path = f"{KEYS}/{key.id}"
+    assert here.ask("PATCH", path, text, {"scopes": ["reports", "keys"]}).status_code == 403
+    assert here.ask("PATCH", path, owner, {"scopes": ["admin"]}).status_code == 400
+    widened = here.ask("PATCH", path, owner, {"scopes": ["tasks", "keys", "reports"]})
+    assert widened.get_json()["scopes"] == ["keys", "reports", "tasks"]
+    here.house.services.auth._known.clear()  # as half a second later
+    assert here.ask("PATCH", path, text, {"scopes": ["keys"]}).get_json()["scopes"] == ["keys"]
+    told = here.ask("GET", "/api/v1/swagger.json", owner).get_json()["paths"]["/keys/{key_id}"]["patch"]
+    assert "fewer or more" in told["summary"] + told.get("description", "")
+
+
 def test_the_old_secret_of_a_rotated_key_cannot_take_the_key_over(here):
     old, admin = here.home.text("developer"), here.home.text("admin")
     key_id = here.home.keys["developer"][0].id

@@ -68,6 +68,22 @@ def test_both_headers_are_taken_and_two_different_keys_are_not(registry):
             registry.auth.identify(authorization, api_key, ADDRESS)
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t "])
+def test_an_empty_authorization_beside_a_key_is_none(make_registry, blank):
+    for auth in ("required", "open"):
+        registry = make_registry(auth=auth)
+        key, shown = registry.key()
+        assert registry.auth.identify(blank, shown, ADDRESS).key_id == key.id
+        for wrong in ("", wrong_key(), "not-needed"):
+            with pytest.raises(Unauthorized):
+                registry.auth.identify(blank, wrong, ADDRESS)
+        for authorization in ("Bearer", "Bearer ", "Basic"):
+            with pytest.raises(Unauthorized):
+                registry.auth.identify(authorization, shown, "192.0.2.9")
+        with pytest.raises(Unauthorized):
+            registry.auth.identify(blank, None, ADDRESS)
+
+
 def test_without_a_key_one_is_nobody_where_that_is_allowed(make_registry):
     registry = make_registry(auth="open")
     assert registry.auth.identify(None, None, ADDRESS) is ANONYMOUS
