@@ -176,12 +176,19 @@ class Budgets:
         self.run.say(f"{self.name}: {number + 1} of {self.effort.keys} keys")
 
     def _use_up(self, number: int, key: Key) -> None:
-        """The dead one may have held all of the room, so ask until a call does not fit; some of them fail for free."""
+        """The dead one may have held all of the room, so ask until a first call does not fit: some fail for free, and a
+        second call may lack the room only because the first, whose reply was lost, still holds its own."""
         for extra in range(MOST_EXTRA):
             asked = self._one(number, self.effort.calls + extra, key)
             self.asked.append(asked)
-            if asked.reply is not None and asked.reply.status == BudgetExceeded.status:
+            refused = asked.reply is not None and asked.reply.status == BudgetExceeded.status
+            if refused and not self._was_called(asked.request_id):
                 return
+
+    def _was_called(self, request_id: str) -> bool:
+        query = text("SELECT max(attempts) FROM requests WHERE request_id = :id")
+        with self._engine.connect() as connection:
+            return bool(connection.execute(query, {"id": request_id}).scalar())
 
     def _one(self, number: int, call: int, key: Key) -> Asked:
         house = self.houses[call % 2]
