@@ -17,7 +17,7 @@ from errors import InvalidInput, UnsupportedMedia
 from tasks import Ask, Task
 
 GENERATE_FIELDS = frozenset({"prompt", "model", "max_tokens", "stream"})
-CLASSIFY_FIELDS = frozenset({"text", "categories", "model", "multi_label"})
+CLASSIFY_FIELDS = frozenset({"text", "categories", "model", "max_tokens", "multi_label"})
 
 
 def read_generate(task: Task, settings: Settings) -> tuple[Ask, bool]:
@@ -43,6 +43,7 @@ def read_classify(settings: Settings) -> Ask:
         categories=rules.category_list(body.get("categories")),
         multi_label=rules.switch(body.get("multi_label"), "multi_label"),
         model=rules.model_name(body.get("model")),
+        max_tokens=rules.token_limit(body.get("max_tokens"), settings.max_output_tokens),
     )
 
 

@@ -91,6 +91,12 @@ text_to_classify = classify.model(
         "model": or_null(
             fields.String(pattern=MODEL, description="a model id; the platform's own choice if left out")
         ),
+        "max_tokens": or_null(
+            fields.Integer(
+                min=1,
+                description="at most so many output tokens, thoughts included: what a budget has to have room for",
+            )
+        ),
     },
     strict=True,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import rules
 from commands.terminal import Refused
 from errors import InvalidInput
 
-FIELDS = ("text", "categories", "expected")
+NEEDED = ("text", "categories", "expected")
+FIELDS = (*NEEDED, "max_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +25,24 @@ class Case:
     categories: tuple[str, ...]
     expected: tuple[str, ...]
     multi_label: bool
+    max_tokens: int | None = None
 
 
-def read_cases(path: Path, max_chars: int) -> list[Case]:
+def read_cases(path: Path, max_chars: int, most_tokens: int) -> list[Case]:
     """Every case of the file. Raises Refused, naming the first bad line and its field."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            cases = list(_cases(file, path, max_chars))
+            cases = list(_cases(file, path, max_chars, most_tokens))
     except OSError as failure:
         raise Refused(f"{path} cannot be read ({failure.strerror}). Name another --file.") from None
     except UnicodeDecodeError:
         raise Refused(f"{path} is not UTF-8 text. Save it as UTF-8, then try again.") from None
     if not cases:
-        raise Refused(f"{path} holds no case. Write one JSON object a line, with {_listed(FIELDS)}.")
+        raise Refused(f"{path} holds no case. Write one JSON object a line, with {_listed(NEEDED)}.")
     return cases
 
 
-def _cases(lines: Iterable[str], path: Path, max_chars: int) -> Iterator[Case]:
+def _cases(lines: Iterable[str], path: Path, max_chars: int, most_tokens: int) -> Iterator[Case]:
     usual: tuple[str, ...] | None = None
     for number, line in enumerate(lines, 1):
         try:
@@ -48,7 +50,8 @@ def _cases(lines: Iterable[str], path: Path, max_chars: int) -> Iterator[Case]:
             if set(told) == {"categories"}:  # for the lines after it
                 usual = rules.category_list(told["categories"])
             elif told:
-                yield _case(number, told, usual, max_chars)
+                capped = rules.token_limit(told.get("max_tokens"), most_tokens)
+                yield replace(_case(number, told, usual, max_chars), max_tokens=capped)
         except InvalidInput as wrong:
             raise Refused(f"{path}, line {number}: {wrong}") from None
 
@@ -59,7 +62,7 @@ def _object(line: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict) or not told:
-        raise InvalidInput(f"this is no JSON object. Write one, with {_listed(FIELDS)}.")
+        raise InvalidInput(f"this is no JSON object. Write one, with {_listed(NEEDED)}.")
     for name in told:
         if name not in FIELDS:
             raise InvalidInput(f"there is no field `{name}`. Known: {_listed(FIELDS)}.", field=name)

@@ -47,7 +47,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def run_evaluate(settings: Settings, chosen: argparse.Namespace) -> int:
-    cases = read_cases(chosen.file, settings.max_prompt_chars)
+    cases = read_cases(chosen.file, settings.max_prompt_chars, settings.max_output_tokens)
     with opened(settings) as house:
         outcomes = list(_outcomes(house, cases, chosen.concurrency, chosen.model))
         report = accuracy_report(outcomes) | _costs(house.tracker.get_usage_stats(HOURS))
@@ -98,6 +98,7 @@ def _outcome(house: Services, case: Case, request_id: str, model: str | None) ->
         categories=case.categories,
         multi_label=case.multi_label,
         model=model,
+        max_tokens=case.max_tokens,
         route=ROUTE,
         request_id=request_id,
     )

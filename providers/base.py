@@ -84,6 +84,9 @@ class Billed:
 
 
 _NOT_PLAIN = re.compile(r"[^\x21-\x7e]")
+CUT_SHORT = (
+    "`max_tokens` has cut the answer before it named what the categories allow. Send a larger one, or none."
+)
 
 
 class Provider(Protocol):
@@ -290,14 +293,16 @@ def answer_from(
 ) -> Reply:
     """The provider's answer in the form that the task promises.
 
-    A classification that names none of the categories is repaired once; what remains unreadable is an
-    InvalidReply.
+    A classification that names none of the categories is repaired once, unless the caller's own cap has cut it; what
+    remains unreadable is an InvalidReply.
     """
     for repair in (False, True):
         reply = _reply_from(provider, ask, word(ask, repair), meter, terms, guard)
         text = read_reply(ask, reply.text)
         if text is not None:
             return replace(reply, text=text, code=_code_facts(ask, reply.text))
+        if ask.max_tokens is not None and not reply.whole:
+            raise InvalidReply(CUT_SHORT, field="max_tokens")  # a second call would be cut, and paid for, too
     raise InvalidReply("The model did not keep to the categories. Try again, or make the categories clearer.")
 
 

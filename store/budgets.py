@@ -166,8 +166,8 @@ class Counters:
         step = (
             "Calls in flight hold the rest until their bills are known: try again in a moment."
             if busy
-            else "Ask for less (a shorter input, or max_tokens where the route takes it), or ask your administrator "
-            "to raise this budget."
+            else "Ask for less (a shorter input, or a smaller max_tokens, which all but embeddings take), or ask your "
+            "administrator to raise this budget."
         )
         return BudgetExceeded(sentence + step, busy=busy, scope=hold.counter[0])
 

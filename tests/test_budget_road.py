@@ -213,6 +213,16 @@ def test_less_output_may_fit_where_more_does_not(make):
     assert post(house, "poor-2").status_code == 200
 
 
+def test_a_key_with_a_cent_classifies_once_it_says_how_little_it_wants(make, provider):
+    provider._text = "a"
+    house = make(key("poor", 10**7))
+    body = {"text": "x", "categories": ["a", "b"]}
+    refused = post(house, "poor-1", body, "classify")
+    assert (refused.status_code, "max_tokens" in refused.get_json()["error"]) == (402, True)
+    assert post(house, "poor-2", body | {"max_tokens": 20}, "classify").status_code == 200
+    assert [call.max_tokens for call in provider.calls] == [20]
+
+
 def test_a_hit_is_served_whatever_is_left(make):
     house = make(key("poor", bound_of()))
     post(house, "poor-1")

@@ -103,13 +103,15 @@ def test_cases_take_the_categories_of_the_file_unless_they_have_their_own(tmp_pa
         {"text": "x", "expected": "b"},
         {"text": "y", "categories": ["c", "d"], "expected": ["d", "c"]},
         {"categories": ["e"]},
-        {"text": "z", "expected": []},
+        {"text": "z", "expected": [], "max_tokens": 50},
     )
-    cases = read_cases(path, 100)
-    assert [(case.line, case.categories, case.expected, case.multi_label) for case in cases] == [
-        (3, ("a", "b"), ("b",), False),
-        (4, ("c", "d"), ("c", "d"), True),
-        (6, ("e",), (), True),
+    assert [
+        (case.line, case.categories, case.expected, case.multi_label, case.max_tokens)
+        for case in read_cases(path, 100, 50)
+    ] == [
+        (3, ("a", "b"), ("b",), False, None),
+        (4, ("c", "d"), ("c", "d"), True, None),
+        (6, ("e",), (), True, 50),
     ]
 
 
@@ -137,12 +139,13 @@ GOOD = {"text": "x", "categories": ["a", "b"], "expected": "a"}
         (GOOD | {"expected": ["a", "z"]}, "`expected`"),
         (GOOD | {"expected": [["a"]]}, "`expected`"),
         (GOOD | {"expected": None}, "`expected`"),
+        (GOOD | {"max_tokens": 51}, "`max_tokens`"),
     ],
     ids=lambda value: str(value)[:50],
 )
 def test_a_bad_line_is_refused_with_its_number_its_field_and_the_next_step(tmp_path, line, named):
     with pytest.raises(Refused) as refusal:
-        read_cases(written(tmp_path, GOOD, line, GOOD), 100)
+        read_cases(written(tmp_path, GOOD, line, GOOD), 100, 50)
     assert "cases.jsonl, line 2: " in str(refusal.value)
     assert named in str(refusal.value)
     assert str(refusal.value).endswith(".")
@@ -150,12 +153,12 @@ def test_a_bad_line_is_refused_with_its_number_its_field_and_the_next_step(tmp_p
 
 def test_a_file_that_is_none_is_refused(tmp_path):
     with pytest.raises(Refused, match="Name another --file"):
-        read_cases(tmp_path / "none", 100)
+        read_cases(tmp_path / "none", 100, 50)
     with pytest.raises(Refused, match="holds no case"):
-        read_cases(written(tmp_path, "", {"categories": ["a"]}), 100)
+        read_cases(written(tmp_path, "", {"categories": ["a"]}), 100, 50)
     (tmp_path / "latin").write_bytes(b'{"text": "caf\xe9"}')
     with pytest.raises(Refused, match="UTF-8"):
-        read_cases(tmp_path / "latin", 100)
+        read_cases(tmp_path / "latin", 100, 50)
 
 
 # The command.

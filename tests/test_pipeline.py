@@ -402,6 +402,8 @@ def test_asks_that_differ_anywhere_never_share_an_answer(house, upstream):
         ("classify", {"text": "a", "categories": ["x", "y", "z"]}),
         ("classify", {"text": "a", "categories": ['x", "y']}),
         ("classify", {"text": "a", "categories": ["x", "y"], "model": "gemini-3.5-flash"}),
+        ("classify", {"text": "a", "categories": ["x", "y"], "max_tokens": 500}),
+        ("classify", {"text": "a", "categories": ["x", "y"], "max_tokens": 501}),
     ]
     assert {house.post(task, body).headers["X-Cache-Status"] for task, body in asks} == {"miss"}
     assert len(upstream.journal) == len(asks)

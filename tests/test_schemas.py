@@ -196,6 +196,20 @@ def test_an_option_of_the_wrong_kind_is_refused_by_name(house, upstream, name, v
     assert upstream.journal == []
 
 
+@pytest.mark.parametrize(
+    "value", [0, -1, 1.0, 10**400, "5", True, 8193, []], ids=lambda value: str(value)[:5]
+)
+def test_the_cap_of_a_classification_has_the_rules_of_every_other(house, upstream, value):
+    body = {"text": "x", "categories": ["a"], "max_tokens": value}
+    reply = assert_refused(house.post("classify", body), 400, "invalid_input", "max_tokens")
+    assert "`max_tokens`" in reply["error"]
+    assert upstream.journal == []
+    assert house.post("classify", body | {"max_tokens": None}).status_code == 200
+    assert house.post("classify", body | {"max_tokens": 19}).status_code == 200
+    caps = [call.body["generationConfig"]["maxOutputTokens"] for call in upstream.journal]
+    assert caps == [8192, 19]
+
+
 def test_options_that_are_right_reach_the_provider(house, upstream):
     body = {"prompt": "x", "model": "gemini-3.5-flash", "max_tokens": 17, "stream": False}
     assert house.post("text", body).status_code == 200

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from api.schemas import CLASSIFY_FIELDS, GENERATE_FIELDS
 from tests.upstream import Fault
 
 PATHS = {"text": "/generate/text", "code": "/generate/code", "classify": "/classify/text"}
@@ -149,6 +150,18 @@ def test_every_category_that_fits_is_one_of_those_sent_in_their_order_and_once(h
     assert (hit.headers["X-Cache-Status"], hit.get_json()) == ("hit", {"classifications": ["a", "b", "c"]})
 
 
+def test_what_the_callers_own_cap_has_cut_is_not_paid_for_a_second_time(house, upstream):
+    body = {"text": "x", "categories": ["a", "b"]}
+    upstream.script("max_tokens")
+    response = house.post("classify", body | {"max_tokens": 20})
+    assert (response.status_code, response.get_json()["code"]) == (502, "upstream_invalid_response")
+    assert (response.get_json()["field"], len(upstream.journal)) == ("max_tokens", 1)
+    assert "larger" in response.get_json()["error"]
+    upstream.script("max_tokens")
+    assert house.post("classify", body).status_code == 200  # nobody's cap: asked again once
+    assert len(upstream.journal) == 3
+
+
 def test_what_is_no_category_is_asked_again_once_and_then_refused_with_its_bill(house, upstream):
     body = {"text": "x", "categories": ["a", "b"], "multi_label": True}
     upstream.script(Fault("says", text='{"categories": ["z"]}'), Fault("says", text='{"categories": ["b"]}'))
@@ -232,7 +245,8 @@ def test_swagger_describes_the_body_and_every_reply(swagger, task):
     (body,) = (part for part in operation["parameters"] if part["in"] == "body")
     described = resolved(swagger, body["schema"])
     assert set(described["required"]) == set(BODIES[task])
-    assert set(BODIES[task]) <= set(described["properties"])
+    taken = CLASSIFY_FIELDS if task == "classify" else GENERATE_FIELDS
+    assert set(described["properties"]) == taken
     good = resolved(swagger, operation["responses"]["200"]["schema"])
     several = {"classifications"} if task == "classify" else set()
     assert set(good["properties"]) == {FIELDS[task]} | several
