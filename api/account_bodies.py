@@ -14,6 +14,7 @@ from api.schemas import read_body
 from api.visit import current_request
 from errors import InvalidInput
 from identity import PERIODS, Budget
+from store.budget_use import USE_FIELDS
 from store.rows import MICRO
 
 BUDGET_FIELDS = ("period", "limit_usd", "soft_usd")
@@ -86,6 +87,8 @@ def _moment(value: Any) -> int | None:
 def _budget(value: Any) -> Budget | None:
     if value is None:
         return None
+    if isinstance(value, dict):  # what was read may be sent back as a whole
+        value = {name: each for name, each in value.items() if name not in USE_FIELDS}
     given = rules.an_object(value, "budget", BUDGET_FIELDS)
     period = rules.one_of(given.get("period"), "budget.period", PERIODS)
     return Budget("", period, _nano(given, "limit_usd"), _nano(given, "soft_usd"))

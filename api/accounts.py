@@ -15,7 +15,7 @@ from api.visit import current_visit
 from errors import InvalidInput
 from identity import PERIODS, Role, Scope
 from store.account_pages import keys_page, users_page
-from store.account_rows import Key, Thing, key_from, told, user_from
+from store.account_rows import Key, Thing, key_from, user_from
 from store.accounts import GRACE_SECONDS, MOST_GRACE_SECONDS
 
 View = TypeVar("View", bound=Callable[..., Response])
@@ -45,6 +45,15 @@ budget = keys.model(
             example="12.50", description="dollars as text or number, beyond which calls are refused"
         ),
         "soft_usd": Dollars(example="10", description="dollars, beyond which there are warnings"),
+        "spent_usd": fields.String(
+            readonly=True,
+            description="in replies: spent in the current period, dollars of nine decimals; sent back, it changes nothing",
+        ),
+        "reserved_usd": fields.String(readonly=True, description="in replies: held by calls in flight"),
+        "left_usd": fields.String(
+            readonly=True,
+            description="in replies: what neither of them has taken of limit_usd; null without one",
+        ),
     },
     strict=True,
 )
@@ -152,19 +161,19 @@ class OneKey(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
     @documented(keys)
     def get(self, key_id: str) -> Response:
         """Show a key without its secret."""
-        return json_reply(told(services().accounts.reach(key_id, current_visit().identity)))
+        return _reply(services().accounts.reach(key_id, current_visit().identity))
 
     @documented(keys, changed_key)
     def patch(self, key_id: str) -> Response:
         """Change a key. Without the scope admin: its name, and its scopes, fewer or more, as far as you and its role have
         them; none of its limits."""
         body = read_fields(KEY_FIELDS, example=KEY_EXAMPLE)
-        return json_reply(told(services().accounts.change_key(key_id, current_visit().identity, **body)))
+        return _reply(services().accounts.change_key(key_id, current_visit().identity, **body))
 
     @documented(keys)
     def delete(self, key_id: str) -> Response:
         """Revoke a key: nobody is served with it any more, within a second in every process."""
-        return json_reply(told(services().accounts.revoke_key(key_id, current_visit().identity)))
+        return _reply(services().accounts.revoke_key(key_id, current_visit().identity))
 
 
 @keys.route("/<string:key_id>/rotate")
@@ -192,7 +201,7 @@ class Users(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
         body = read_fields(NEW_USER_FIELDS, ("name", "role"), USER_EXAMPLE)
         name, role = body.pop("name"), body.pop("role")
         made = services().accounts.create_user(name, role, current_visit().identity, **body)
-        return json_reply(told(made), 201)
+        return _reply(made, 201)
 
 
 @users.route("/<string:user_id>")
@@ -201,13 +210,13 @@ class OneUser(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
     def patch(self, user_id: str) -> Response:
         """Change a user. A new password ends their sessions."""
         body = read_fields(USER_FIELDS, example='{"role": "viewer"}')
-        return json_reply(told(services().accounts.change_user(user_id, current_visit().identity, **body)))
+        return _reply(services().accounts.change_user(user_id, current_visit().identity, **body))
 
     @documented(users)
     def delete(self, user_id: str) -> Response:
         """Lock a user out, and their keys with them. Their rows stay in the ledger; `active: true` lets them in again."""
         gone = services().accounts.change_user(user_id, current_visit().identity, active=False)
-        return json_reply(told(gone))
+        return _reply(gone)
 
 
 def _owner(body: dict[str, Any]) -> str | None:
@@ -220,10 +229,15 @@ def _owner(body: dict[str, Any]) -> str | None:
     return owner
 
 
+def _reply(thing: Thing, status: int = 200, **more: str) -> Response:
+    (facts,) = services().accounts.shown(thing)
+    return json_reply(facts | more, status)
+
+
 def _with_secret(key: Key, text: str, status: int) -> Response:
-    return json_reply(told(key) | {"key": text}, status)
+    return _reply(key, status, key=text)
 
 
 def _page(name: str, things: Sequence[Thing], following: str) -> Response:
-    page: Mapping[str, Any] = {name: [told(thing) for thing in things], "next": following or None}
+    page: Mapping[str, Any] = {name: services().accounts.shown(*things), "next": following or None}
     return json_reply(dict(page))

@@ -20,6 +20,7 @@ from errors import NotThere
 from identity import OPERATOR
 from store.account_rows import Organisation, Thing, told
 from store.accounts import FIRST_ORGANISATION, Accounts
+from store.budget_use import USE_FIELDS
 from store.rows import MICRO
 
 DAY_US = 86_400 * MICRO
@@ -66,12 +67,12 @@ def create_admin(accounts: Accounts, chosen: argparse.Namespace) -> int:
     password = _password()
     home = organisation_of(accounts, chosen.organisation)
     user = accounts.create_user(chosen.name, "admin", OPERATOR, organisation=home.id, password=password)
-    return _told(chosen, told(user), f"Administrator {user.name} of {home.name} is made and can sign in.")
+    return _told(chosen, accounts, user, f"Administrator {user.name} of {home.name} is made and can sign in.")
 
 
 def create_organisation(accounts: Accounts, chosen: argparse.Namespace) -> int:
     made = accounts.create_organisation(chosen.name, OPERATOR, budget=options.budget_of(chosen))
-    return _told(chosen, told(made), f"Organisation {made.name} is made ({made.id}).")
+    return _told(chosen, accounts, made, f"Organisation {made.name} is made ({made.id}).")
 
 
 def change_organisation(accounts: Accounts, chosen: argparse.Namespace) -> int:
@@ -79,7 +80,7 @@ def change_organisation(accounts: Accounts, chosen: argparse.Namespace) -> int:
     changed = accounts.change_organisation(home.id, OPERATOR, active=active)
     became = "served" if active else "locked: none of its keys, users and tokens is served"
     return _told(
-        chosen, told(changed), f"Organisation {changed.name} is {became}, everywhere within a second."
+        chosen, accounts, changed, f"Organisation {changed.name} is {became}, everywhere within a second."
     )
 
 
@@ -94,7 +95,9 @@ def create_user(accounts: Accounts, chosen: argparse.Namespace) -> int:
         password=password,
         budget=options.budget_of(chosen),
     )
-    return _told(chosen, told(user), f"User {user.name}, {user.role} of {home.name}, is made ({user.id}).")
+    return _told(
+        chosen, accounts, user, f"User {user.name}, {user.role} of {home.name}, is made ({user.id})."
+    )
 
 
 def change_user(accounts: Accounts, chosen: argparse.Namespace) -> int:
@@ -106,7 +109,7 @@ def change_user(accounts: Accounts, chosen: argparse.Namespace) -> int:
     if not fields:
         raise Refused("Say what to change: --role, --password or --active.")
     user = accounts.change_user(accounts.user_named(chosen.name).id, OPERATOR, **fields)
-    return _told(chosen, told(user), f"User {user.name} is changed.")
+    return _told(chosen, accounts, user, f"User {user.name} is changed.")
 
 
 def create_key(accounts: Accounts, chosen: argparse.Namespace) -> int:
@@ -125,21 +128,19 @@ def create_key(accounts: Accounts, chosen: argparse.Namespace) -> int:
         expires_us=time.time_ns() // 1000 + chosen.expires_days * DAY_US if chosen.expires_days else None,
         budget=options.budget_of(chosen),
     )
-    return _told(
-        chosen, {"id": key.id, "key": text} | told(key), "This is the key; it is shown this once:", text
-    )
+    return _told(chosen, accounts, key, "This is the key; it is shown this once:", text, key=text)
 
 
 def rotate_key(accounts: Accounts, chosen: argparse.Namespace) -> int:
     key, text = accounts.rotate_key(chosen.id, OPERATOR, grace_seconds=chosen.grace_hours * 3600)
     until = told(key)["old_secret_until"]
     said = f"The old secret is good until {until}. This is the new key; it is shown this once:"
-    return _told(chosen, {"id": key.id, "key": text} | told(key), said, text)
+    return _told(chosen, accounts, key, said, text, key=text)
 
 
 def revoke_key(accounts: Accounts, chosen: argparse.Namespace) -> int:
     key = accounts.revoke_key(chosen.id, OPERATOR)
-    return _told(chosen, told(key), f"Key {key.id} ({key.name}) is revoked, everywhere within a second.")
+    return _told(chosen, accounts, key, f"Key {key.id} ({key.name}) is revoked, everywhere within a second.")
 
 
 def set_budget(accounts: Accounts, chosen: argparse.Namespace) -> int:
@@ -149,8 +150,8 @@ def set_budget(accounts: Accounts, chosen: argparse.Namespace) -> int:
         raise Refused("Say what may be spent with --budget-usd or --soft-usd, or else --none.")
     allowed = None if chosen.none else options.budget_of(chosen, owner.budget)
     changed = change(owner.id, OPERATOR, budget=allowed)
-    money = _money(told(changed)) or "none"
-    return _told(chosen, told(changed), f"The budget of {kind} {changed.name} is {money}.")
+    money = _money(told(changed)["budget"]) or "none"
+    return _told(chosen, accounts, changed, f"The budget of {kind} {changed.name} is {money}.")
 
 
 def _owner(accounts: Accounts, kind: str, name: str) -> tuple[Thing, Callable[..., Thing]]:
@@ -167,7 +168,7 @@ def _owner(accounts: Accounts, kind: str, name: str) -> tuple[Thing, Callable[..
 def list_keys(accounts: Accounts, chosen: argparse.Namespace) -> int:
     homes = {each.id: each.name for each in accounts.organisations()}
     people = {each.id: each.name for each in accounts.users()}
-    keys = [told(key) for key in accounts.keys()]  # noqa: SIM118  no dictionary
+    keys = accounts.shown(*accounts.keys())
     rows = [
         [
             key["id"],
@@ -177,34 +178,32 @@ def list_keys(accounts: Accounts, chosen: argparse.Namespace) -> int:
             key["role"],
             "revoked" if key["revoked"] else key["expires"] or "",
             key["last_used"] or "",
-            _money(key),
         ]
         for key in keys
     ]
-    heads = ["id", "name", "organisation", "user", "role", "ends", "last used", "budget"]
+    heads = ["id", "name", "organisation", "user", "role", "ends", "last used"]
     return _listed(chosen, keys, heads, rows)
 
 
 def list_users(accounts: Accounts, chosen: argparse.Namespace) -> int:
     homes = {each.id: each.name for each in accounts.organisations()}
-    users = [told(user) for user in accounts.users()]
+    users = accounts.shown(*accounts.users())
     rows = [
         [
             each["name"],
             homes.get(each["organisation"], ""),
             each["role"],
             "yes" if each["active"] else "no",
-            _money(each),
         ]
         for each in users
     ]
-    return _listed(chosen, users, ["name", "organisation", "role", "active", "budget"], rows)
+    return _listed(chosen, users, ["name", "organisation", "role", "active"], rows)
 
 
 def list_organisations(accounts: Accounts, chosen: argparse.Namespace) -> int:
-    found = [told(each) for each in accounts.organisations()]
-    rows = [[each["name"], each["id"], "yes" if each["active"] else "no", _money(each)] for each in found]
-    return _listed(chosen, found, ["name", "id", "active", "budget"], rows)
+    found = accounts.shown(*accounts.organisations())
+    rows = [[each["name"], each["id"], "yes" if each["active"] else "no"] for each in found]
+    return _listed(chosen, found, ["name", "id", "active"], rows)
 
 
 # What they share.
@@ -257,8 +256,7 @@ def _password() -> str:
     return given
 
 
-def _money(facts: dict[str, Any]) -> str:
-    budget = facts["budget"]
+def _money(budget: dict[str, Any] | None) -> str:
     if budget is None:
         return ""
     limits = [
@@ -268,13 +266,21 @@ def _money(facts: dict[str, Any]) -> str:
     return f"{', '.join(filter(None, limits))} a {budget['period']}".replace(" a total", " in total")
 
 
-def _told(chosen: argparse.Namespace, facts: dict[str, Any], *lines: str) -> int:
-    say(json.dumps(facts) if chosen.json else "\n".join(lines))
+def _used(budget: dict[str, Any] | None) -> list[str]:
+    return [(budget or {}).get(name) or "" for name in USE_FIELDS]
+
+
+def _told(chosen: argparse.Namespace, accounts: Accounts, thing: Thing, *lines: str, **more: str) -> int:
+    say(json.dumps({"id": thing.id} | more | accounts.shown(thing)[0]) if chosen.json else "\n".join(lines))
     return 0
 
 
 def _listed(
     chosen: argparse.Namespace, facts: list[dict[str, Any]], heads: list[str], rows: list[list[str]]
 ) -> int:
-    say(json.dumps(facts) if chosen.json else "\n".join(table(heads, rows, len(heads))))
+    """With budgets, and what is used of them."""
+    budgets = [each["budget"] for each in facts]
+    whole = [[*row, _money(each), *_used(each)] for row, each in zip(rows, budgets, strict=True)]
+    heads = [*heads, "budget", "spent", "reserved", "left"]
+    say(json.dumps(facts) if chosen.json else "\n".join(table(heads, whole, len(heads) - len(USE_FIELDS))))
     return 0

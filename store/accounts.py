@@ -20,8 +20,18 @@ from security.api_keys import key_text, mac_of, new_id, new_secret
 from security.guesses import Audit, unheard
 from security.passwords import hashed
 from store.account_changes import Change, row_of
-from store.account_rows import Key, Organisation, User, columns_of, key_from, organisation_from, user_from
+from store.account_rows import (
+    Key,
+    Organisation,
+    Thing,
+    User,
+    columns_of,
+    key_from,
+    organisation_from,
+    user_from,
+)
 from store.account_tables import api_keys, organisations, sessions, users, vault
+from store.budget_use import shown
 from store.rows import MICRO
 
 if TYPE_CHECKING:
@@ -234,6 +244,10 @@ class Accounts:
         """A key that `by` may see and change."""
         with self._database.look() as connection:
             return _reach(row_of(connection, api_keys, key_id), by)
+
+    def shown(self, *things: Thing) -> list[dict[str, Any]]:
+        """Any of these as JSON for people, with what is used of their budgets now."""
+        return shown(self._database, things, self._now_us())
 
     # The first of them all.
 

@@ -22,6 +22,8 @@ from store.patient import Patient
 
 ADDRESS = "192.0.2.1"
 PASSWORD = "-".join(["a", "long", "enough", "one"])
+# Of a budget without a hard limit.
+UNUSED = {"spent_usd": "0.000000000", "reserved_usd": "0.000000000", "left_usd": None}
 
 
 class Hands:

@@ -13,7 +13,7 @@ from api.account_bodies import MOST_PAGE_SIZE
 from conftest import House
 from identity import OPERATOR
 from security.api_keys import new_secret
-from tests.account_house import PASSWORD
+from tests.account_house import PASSWORD, UNUSED
 from tests.tenants import KEYS, ONE_ID, PROMPT, TEXT, USERS, Town, town
 
 SIGN_IN, REVOKE, BOOTSTRAP = "/api/v1/auth/token", "/api/v1/auth/revoke", "/api/v1/auth/bootstrap"
@@ -75,7 +75,12 @@ def test_all_that_a_key_can_have_is_taken_and_told(here):
         name: value for name, value in body.items() if name not in ("budget", "expires")
     }
     assert datetime.fromisoformat(made["expires"]) == datetime.fromisoformat(LATER)
-    assert made["budget"] == {"period": "day", "limit_usd": "12.500000000", "soft_usd": "10.250000000"}
+    assert made["budget"] == UNUSED | {
+        "period": "day",
+        "limit_usd": "12.500000000",
+        "soft_usd": "10.250000000",
+        "left_usd": "12.500000000",
+    }
     later = here.ask(
         "PATCH",
         f"{KEYS}/{made['id']}",

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 from sqlalchemy.engine import make_url
 
 from errors import Unauthorized
 from security.api_keys import new_secret
+from store.account_tables import budgets
 from store.db import ledger_url
-from tests.account_house import ADDRESS, PASSWORD, Registry, open_registry
+from tests.account_house import ADDRESS, PASSWORD, UNUSED, Registry, open_registry
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,7 +75,12 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
 def test_the_first_key_of_an_empty_installation_works_at_once(desk):
     made = desk.json("create-key", "--name", "ci", "--role", "developer", "--budget-usd", "1.000000001", "--soft-usd", "0.5", "--budget-period", "day", "--rate-limit", "5 per minute", "--models", "m-1,m-2", "--scopes", "tasks,reports", "--expires-days", "30")  # fmt: skip
     assert made["key"].startswith(f"llm_{made['id']}_")
-    assert made["budget"] == {"period": "day", "limit_usd": "1.000000001", "soft_usd": "0.500000000"}
+    assert made["budget"] == UNUSED | {
+        "period": "day",
+        "limit_usd": "1.000000001",
+        "soft_usd": "0.500000000",
+        "left_usd": "1.000000001",
+    }
     registry = desk.registry()
     who = registry.who(made["key"])
     assert (who.key_id, who.models, who.rate_limit) == (made["id"], ("m-1", "m-2"), "5 per minute")
@@ -138,12 +145,13 @@ def test_users_have_roles_budgets_and_keys_of_their_own(desk):
     desk.run("set-budget", "user:ada", "--budget-usd", "8")
     desk.run("set-budget", f"key:{key['id']}", "--soft-usd", "1")
     desk.run("set-budget", "organisation:Acme", "--none")
-    assert desk.json("list-users")[0]["budget"] == {
+    assert desk.json("list-users")[0]["budget"] == UNUSED | {
         "period": "total",
         "limit_usd": "8.000000000",
         "soft_usd": None,
+        "left_usd": "8.000000000",
     }
-    assert desk.json("list-keys")[0]["budget"] == {
+    assert desk.json("list-keys")[0]["budget"] == UNUSED | {
         "period": "month",
         "limit_usd": None,
         "soft_usd": "1.000000000",
@@ -162,7 +170,8 @@ def test_users_have_roles_budgets_and_keys_of_their_own(desk):
 def test_a_budget_keeps_what_a_change_of_it_does_not_name(desk):
     made = desk.json("create-key", "--name", "k", "--role", "viewer", "--budget-usd", "20")
     owner = f"key:{made['id']}"
-    both = {"period": "month", "limit_usd": "20.000000000", "soft_usd": "15.000000000"}
+    left = UNUSED | {"left_usd": "20.000000000"}
+    both = left | {"period": "month", "limit_usd": "20.000000000", "soft_usd": "15.000000000"}
     assert desk.json("set-budget", owner, "--soft-usd", "15")["budget"] == both
     assert desk.json("set-budget", owner, "--budget-period", "day")["budget"] == both | {"period": "day"}
     assert desk.json("set-budget", owner, "--budget-usd", "0")["budget"]["soft_usd"] == "15.000000000"
@@ -191,6 +200,28 @@ def test_a_whole_organisation_is_locked_and_served_again(desk):
     assert [line["details"]["to"] for line in lines] == [{"active": False}, {"active": True}]
     assert lines[0]["details"]["by_id"] == "operator"
     registry.database.close()
+
+
+def test_lists_say_what_is_spent_reserved_and_left_of_each_budget(desk):
+    desk.run("create-organisation", "--name", "main", "--budget-usd", "9", "--budget-period", "total")
+    desk.run("create-user", "--name", "ada", "--role", "developer", "--no-password", "--soft-usd", "2")
+    made = desk.json(
+        "create-key", "--name", "k", "--role", "developer", "--budget-usd", "5", "--budget-period", "total"
+    )
+    registry = desk.registry()
+    with registry.database.change() as connection:
+        for scope in (f"key:{made['id']}:total", f"tenant:{made['organisation']}:total"):
+            spent = {"scope": scope, "start": 0, "spent_nano": 1_000_000_001, "reserved_nano": 3}
+            connection.execute(insert(budgets).values(spent))
+    registry.database.close()
+    used = {"spent_usd": "1.000000001", "reserved_usd": "0.000000003"}
+    for command, left in (("list-keys", "3.999999996"), ("list-organisations", "7.999999996")):
+        (listed,) = desk.json(command)
+        assert listed["budget"].items() >= (used | {"left_usd": left}).items()
+        heads, line = desk.run(command).stdout.splitlines()
+        assert heads.split()[-4:] == ["budget", "spent", "reserved", "left"]
+        assert line.split()[-3:] == [*used.values(), left]
+    assert desk.json("list-users")[0]["budget"].items() >= UNUSED.items()
 
 
 @pytest.mark.parametrize(
