@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from errors import InvalidInput
 from identity import PERIODS, SCOPES_OF, UNBOUND, Budget, Role, Scope
+from prices import format_dollars
 from rules import MODEL_NAME, text_field
 
 MAX_NAME_CHARS, MAX_MODELS = 100, 50
@@ -110,15 +112,28 @@ def moment(value: Any) -> int | None:
 
 
 def budget(value: Any) -> Budget | None:
-    """A budget; whose it is will be filled in."""
+    """A budget; whose it is will be filled in. A soft limit of 0 is none."""
     if value is None:
         return None
     if not isinstance(value, Budget) or value.period not in PERIODS:
         raise InvalidInput(f"`period` of a budget must be one of: {', '.join(PERIODS)}.", field="budget")
-    limits = [nano for nano in (value.limit_nano, value.soft_nano) if nano is not None]
+    wanted: Budget = replace(value, soft_nano=value.soft_nano or None)
+    limits = [nano for nano in (wanted.limit_nano, wanted.soft_nano) if nano is not None]
     if not limits or not all(0 <= nano <= MOST_NANO for nano in limits):
         raise InvalidInput(f"A budget needs a limit of 0 to {MOST_NANO // 10**9} $.", field="budget")
-    return value
+    _check_soft(wanted.limit_nano, wanted.soft_nano)
+    return wanted
+
+
+def _check_soft(hard: int | None, soft: int | None) -> None:
+    """An equal one is no use either: what does not fit is refused before the last of a budget is spent."""
+    if hard is None or soft is None or soft < hard:
+        return
+    raise InvalidInput(
+        f"The soft limit ({format_dollars(soft)} $) must be below the hard one ({format_dollars(hard)} $), else nobody is "
+        "warned before calls are refused. Lower it, or take it away with 0.",
+        field="budget.soft_usd",
+    )
 
 
 def password(value: Any) -> str:

@@ -44,7 +44,10 @@ budget = keys.model(
         "limit_usd": Dollars(
             example="12.50", description="dollars as text or number, beyond which calls are refused"
         ),
-        "soft_usd": Dollars(example="10", description="dollars, beyond which there are warnings"),
+        "soft_usd": Dollars(
+            example="10",
+            description="dollars below limit_usd, beyond which there are warnings; 0 or null: none",
+        ),
         "spent_usd": fields.String(
             readonly=True,
             description="in replies: spent in the current period, dollars of nine decimals; sent back, it changes nothing",

@@ -88,7 +88,9 @@ def _organisation_option(command: Command) -> None:
 
 def _budget_options(command: Command) -> None:
     command.add_argument("--budget-usd", type=_dollars, help="dollars, beyond which calls are refused")
-    command.add_argument("--soft-usd", type=_dollars, help="dollars, beyond which there are warnings")
+    command.add_argument(
+        "--soft-usd", type=_dollars, help="dollars, beyond which there are warnings; 0: none"
+    )
     command.add_argument("--budget-period", choices=PERIODS, help="in which they may be spent (month)")
 
 

@@ -41,7 +41,7 @@ def as_user(house, name="ada", role="developer") -> Identity:
         ("rate_limit", "0 per minute"), ("rate_limit", "5 per minute; 0 per day"),
         ("expires_us", "soon"), ("expires_us", -1), ("expires_us", True), ("expires_us", 1 << 62), ("expires_us", 1.5),
         ("budget", {"period": "day"}), ("budget", Budget("", "week", 1)), ("budget", Budget("", "day", None)),
-        ("budget", Budget("", "day", -1)), ("budget", Budget("", "day", 10**18 + 1)), ("budget", 5),
+        ("budget", Budget("", "day", -1)), ("budget", Budget("", "day", 0, -1)), ("budget", Budget("", "day", 10**18 + 1)), ("budget", 5),
         ("owner", "me"), ("secret_mac", b"x"), ("organisation_id", "x"),
     ],
 )  # fmt: skip
@@ -56,6 +56,19 @@ def test_a_wrong_field_of_a_key_is_refused_by_name(field, value):
         )
     assert refusal.value.field == field
     assert str(refusal.value).endswith(".")
+
+
+@pytest.mark.parametrize(("hard", "soft"), [(5, 5), (5, 6), (1, 10**18)])
+def test_a_soft_limit_that_would_warn_nobody_in_time_is_refused_with_both_named(hard, soft):
+    with pytest.raises(InvalidInput, match=r"0\.00000000\d \$\), else nobody is warned") as refusal:
+        account_rules.budget(Budget("", "day", hard, soft))
+    assert refusal.value.field == "budget.soft_usd"
+
+
+def test_a_soft_limit_below_the_hard_one_or_alone_is_one_and_zero_is_none():
+    assert account_rules.budget(Budget("", "day", 5, 4)).soft_nano == 4
+    assert account_rules.budget(Budget("", "day", None, 10**18)).soft_nano == 10**18
+    assert account_rules.budget(Budget("", "day", 0, 0)) == Budget("", "day", 0, None)
 
 
 def test_what_is_stored_is_what_comes_back(registry):

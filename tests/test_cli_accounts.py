@@ -174,7 +174,9 @@ def test_a_budget_keeps_what_a_change_of_it_does_not_name(desk):
     both = left | {"period": "month", "limit_usd": "20.000000000", "soft_usd": "15.000000000"}
     assert desk.json("set-budget", owner, "--soft-usd", "15")["budget"] == both
     assert desk.json("set-budget", owner, "--budget-period", "day")["budget"] == both | {"period": "day"}
-    assert desk.json("set-budget", owner, "--budget-usd", "0")["budget"]["soft_usd"] == "15.000000000"
+    assert "below the hard one" in desk.run("set-budget", owner, "--budget-usd", "0", status=1).stderr
+    closed = desk.json("set-budget", owner, "--budget-usd", "0", "--soft-usd", "0")["budget"]
+    assert (closed["limit_usd"], closed["soft_usd"], closed["period"]) == ("0.000000000", None, "day")
     assert "or else --none" in desk.run("set-budget", owner, "--none", "--budget-usd", "3", status=1).stderr
     assert desk.json("set-budget", owner, "--none")["budget"] is None
     assert "say how much" in desk.run("set-budget", owner, "--budget-period", "day", status=1).stderr
@@ -258,6 +260,11 @@ def test_lists_say_what_is_spent_reserved_and_left_of_each_budget(desk):
         (["set-budget", "me", "--budget-usd", "1"], 1, "key:ID"),
         (["set-budget", "key:x"], 1, "nothing of that name"),
         (["create-key", "--name", "k", "--role", "viewer", "--budget-period", "day"], 1, "say how much"),
+        (
+            ["create-key", "--name", "k", "--role", "viewer", "--soft-usd", "2", "--budget-usd", "1"],
+            1,
+            "must be below the hard one (1.000000000 $)",
+        ),
         (["create-organisation", "--name", "o", "--budget-period", "day"], 1, "say how much"),
         (["create-key", "--name", "k", "--role", "owner"], 2, "'admin', 'developer', 'viewer'"),
         (["change-user", "x"], 1, "Say what to change"),
