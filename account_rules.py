@@ -15,6 +15,7 @@ from prices import format_dollars
 from rules import MODEL_NAME, text_field
 
 MAX_NAME_CHARS, MAX_MODELS = 100, 50
+YEAR_SECONDS = 366 * 86_400
 PASSWORD_CHARS = 12, 256
 # A thousand million dollars: what is more fits no column and no purse.
 MOST_NANO = 10**18
@@ -99,6 +100,11 @@ def rate_limit(value: Any) -> str:
         raise refusal from None
     if not all(rate.amount for rate in rates):
         raise refusal  # nobody could ever wait for long enough
+    if any(rate.get_expiry() > YEAR_SECONDS for rate in rates):
+        raise InvalidInput(
+            "`rate_limit` must count within a year at most, such as `10000 per year`. For all time use a budget.",
+            field="rate_limit",
+        )
     return value.strip()
 
 

@@ -67,7 +67,8 @@ _key_fields = {
     ),
     "expires": fields.DateTime(description="when it ends, with an offset; null: never"),
     "rate_limit": fields.String(
-        example="100 per minute", description="of all its POSTs together, in place of RATE_LIMIT"
+        example="100 per minute",
+        description="of all its POSTs together, in place of RATE_LIMIT; within a year at most",
     ),
     "models": fields.List(fields.String, description="the only ones that it may use; any if empty"),
     "budget": fields.Nested(budget, allow_null=True),

@@ -106,6 +106,7 @@ def test_all_that_a_key_can_have_is_taken_and_told(here):
         ("models", ["a b"]),
         ("models", ["x"] * 51),
         ("rate_limit", "often"),
+        ("rate_limit", "5 per 2 years"),
         ("rate_limit", 10),
         ("expires", "2020-01-01T00:00:00+00:00"),
         ("expires", "2099-01-01T00:00:00"),

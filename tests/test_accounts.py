@@ -38,7 +38,7 @@ def as_user(house, name="ada", role="developer") -> Identity:
         ("scopes", "tasks"), ("scopes", ["all"]), ("scopes", [1]), ("scopes", ["admin"]),
         ("models", "m"), ("models", ["two words"]), ("models", [""]), ("models", [None]), ("models", ["m"] * 51),
         ("rate_limit", "often"), ("rate_limit", 5), ("rate_limit", "1 per second;" * 20),
-        ("rate_limit", "0 per minute"), ("rate_limit", "5 per minute; 0 per day"),
+        ("rate_limit", "5 per 99999999999999 years"), ("rate_limit", "5 per minute; 5 per 367 days"), ("rate_limit", "0 per minute"), ("rate_limit", "5 per minute; 0 per day"),
         ("expires_us", "soon"), ("expires_us", -1), ("expires_us", True), ("expires_us", 1 << 62), ("expires_us", 1.5),
         ("budget", {"period": "day"}), ("budget", Budget("", "week", 1)), ("budget", Budget("", "day", None)),
         ("budget", Budget("", "day", -1)), ("budget", Budget("", "day", 0, -1)), ("budget", Budget("", "day", 10**18 + 1)), ("budget", 5),
@@ -56,6 +56,13 @@ def test_a_wrong_field_of_a_key_is_refused_by_name(field, value):
         )
     assert refusal.value.field == field
     assert str(refusal.value).endswith(".")
+
+
+def test_the_window_of_a_rate_is_a_year_at_most_and_the_sentence_says_so():
+    for rate in ("5 per year", "5 per 366 days", "5 per 12 months;1 per second"):
+        assert account_rules.rate_limit(rate) == rate
+    with pytest.raises(InvalidInput, match="within a year at most"):
+        account_rules.rate_limit("5 per 99999999999999 years")
 
 
 @pytest.mark.parametrize(("hard", "soft"), [(5, 5), (5, 6), (1, 10**18)])
