@@ -83,7 +83,15 @@ new_key = keys.model(
     strict=True,
 )
 changed_key = keys.model(
-    "ChangedKey", {"name": fields.String(min_length=1, max_length=100), **_key_fields}, strict=True
+    "ChangedKey",
+    {
+        "name": fields.String(min_length=1, max_length=100),
+        **_key_fields,
+        "role": fields.String(
+            enum=[*Role], description="without `scopes` beside it the key gets all scopes of this role"
+        ),
+    },
+    strict=True,
 )
 rotation = keys.model(
     "Rotation",
@@ -170,7 +178,10 @@ class OneKey(Resource):  # type: ignore[misc]  # Flask-RESTX ships no types
     @documented(keys, changed_key)
     def patch(self, key_id: str) -> Response:
         """Change a key. Without the scope admin: its name, and its scopes, fewer or more, as far as you and its role have
-        them; none of its limits."""
+        them; none of its limits.
+
+        A `role` that comes without `scopes` gives the key all scopes of that role, whatever it had before: send both.
+        """
         body = read_fields(KEY_FIELDS, example=KEY_EXAMPLE)
         return _reply(services().accounts.change_key(key_id, current_visit().identity, **body))
 

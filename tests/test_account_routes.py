@@ -138,6 +138,23 @@ def test_what_a_key_cannot_have_is_refused_by_name(here, field, value):
     assert ids(here) == before
 
 
+def test_a_new_role_without_scopes_gives_all_of_its_scopes_and_swagger_says_so(here):
+    admin, wide = here.home.text("admin"), ["keys", "reports", "tasks"]
+    made = make(here, "admin", user_id="", scopes=["tasks"]).get_json()
+
+    def changed(**body: Any) -> Any:
+        return here.ask("PATCH", f"{KEYS}/{made['id']}", admin, body).get_json()["scopes"]
+
+    assert changed(role="developer", scopes=["tasks"]) == ["tasks"]
+    assert (changed(role="developer"), changed(scopes=["reports"])) == (wide, ["reports"])
+    swagger = here.ask("GET", "/api/v1/swagger.json", admin).get_json()
+    assert (
+        "all scopes of this role" in swagger["definitions"]["ChangedKey"]["properties"]["role"]["description"]
+    )
+    assert "send both" in swagger["paths"]["/keys/{key_id}"]["patch"]["description"]
+    assert "default" not in swagger["definitions"]["ChangedKey"]["properties"]["role"]
+
+
 @pytest.mark.parametrize(
     "body",
     [
