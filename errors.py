@@ -160,9 +160,12 @@ class ReplyLost(PlatformError):
 
     status, code = 503, "reply_lost"
     sentence = (
-        "The reply that is kept for this Idempotency-Key cannot be opened here. Tell your operator; another key makes "
-        "a new request, which may cost again."
+        "The reply that is kept for this Idempotency-Key cannot be opened here. Tell your operator: before they have acted "
+        "no retry helps. Another key makes a new request, which may cost again."
     )
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=3600)  # people act in hours; every earlier try fails in the same way
 
 
 class BudgetExceeded(PlatformError):

@@ -500,6 +500,8 @@ def test_a_reply_whose_encryption_key_is_lost_is_a_clear_error_and_asks_nobody(m
     lost = make_house(encryption_keys=(other,))
     response = send(lost, "k")
     assert (response.status_code, code(response)) == (503, "reply_lost")
+    assert response.headers["Retry-After"] == "3600"
+    assert "operator" in response.get_json()["error"]
     assert "replays" not in response.text
     assert any("ENCRYPTION_KEYS" in line and "replays" in line for line in lost.lines("api_errors.log"))
     assert_again(first, send(make_house(encryption_keys=(one,)), "k"))
