@@ -20,7 +20,7 @@ from provider_keys import FIELDS
 from security.sealing import CannotOpen, Sealing, new_key
 from store.resealing import Resealed, reseal
 from store.tables import requests
-from store.vault import Vault
+from store.vault import KeptKey, NotItsKey, Vault
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -139,7 +139,7 @@ def run_list(settings: Settings, chosen: argparse.Namespace) -> int:
         {
             "provider": key.provider,
             "changed": iso(key.changed_us),
-            "use": _use(settings, key.provider, key.opens),
+            "use": _use(settings, key),
         }
         for key in kept
     ]
@@ -149,12 +149,14 @@ def run_list(settings: Settings, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _use(settings: Settings, provider: str, opens: bool) -> str:
-    if getattr(settings, FIELDS[provider]):
+def _use(settings: Settings, key: KeptKey) -> str:
+    if getattr(settings, FIELDS[key.provider]):
         return "none: the environment has one"
-    if not opens:
+    if isinstance(key.closed, NotItsKey):
+        return "none: it was not kept for this provider"
+    if key.closed is not None:
         return "none: no key of ENCRYPTION_KEYS opens it"
-    return "yes" if provider in settings.llm_providers else "none: LLM_PROVIDERS leaves it out"
+    return "yes" if key.provider in settings.llm_providers else "none: LLM_PROVIDERS leaves it out"
 
 
 def _key_given(provider: str) -> str:

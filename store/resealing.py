@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, or_, select, update
 
-from security.sealing import CannotOpen, Sealing
+from security.sealing import SEALED, CannotOpen, Sealing
 from store.account_tables import replays, vault
 from store.tables import requests
 from store.vault import PREFIX
@@ -105,6 +105,8 @@ def _page(connection: Connection, place: Place, last: Any, sealing: Sealing, fou
 
 def _row(connection: Connection, place: Place, row: Any, sealing: Sealing, found: Resealed) -> None:
     found.looked_at += 1
+    if place.table is vault and not bytes(row[vault.c.sealed.name]).startswith(SEALED):
+        return  # none of ours: to seal it would vouch for it
     try:
         values = {
             column.name: _anew(row[column.name], place.name_of(row), sealing) for column in place.columns

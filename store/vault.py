@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import orjson
 from sqlalchemy import delete, insert, select
 
 from errors import NotThere
-from security.sealing import CannotOpen, Sealing
+from security.sealing import SEALED, CannotOpen, Sealing
 from store.account_tables import vault
 from store.rows import MICRO
 
@@ -21,13 +22,22 @@ if TYPE_CHECKING:
 PREFIX = "provider-key:"
 
 
+class NotItsKey(CannotOpen):
+    """It opens, and was not sealed for this row."""
+
+    sentence = (
+        "was not kept for this provider: somebody changed or moved it in the database, or an earlier version kept it. "
+        "Remove it with `python cli.py remove-provider-key`."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class KeptKey:
-    """What may be shown of a key. opens: whether an encryption key at hand does so."""
+    """What may be shown of a key. closed: why it cannot be used, if so."""
 
     provider: str
     changed_us: int
-    opens: bool
+    closed: CannotOpen | None
 
 
 class Vault:
@@ -41,7 +51,8 @@ class Vault:
     def put(self, provider: str, key: str) -> bool:
         """Keep a key; whether it took the place of another."""
         was_there = self._delete(provider)
-        kept = self._sealing.seal(key.encode())
+        # Its name is sealed with it: one provider would else be sent another's key by whoever swaps two rows.
+        kept = self._sealing.seal(orjson.dumps([PREFIX + provider, key]))
         now = round(self._clock() * MICRO)
         self._connection.execute(insert(vault).values(name=PREFIX + provider, sealed=kept, changed_us=now))
         return was_there
@@ -50,7 +61,7 @@ class Vault:
         """Raises CannotOpen."""
         query = select(vault.c.sealed).where(vault.c.name == PREFIX + provider)
         kept = self._connection.scalar(query)
-        return None if kept is None else self._sealing.open(bytes(kept), where_of(provider)).decode()
+        return None if kept is None else self._opened(bytes(kept), provider)
 
     def remove(self, provider: str) -> None:
         """Raises NotThere."""
@@ -60,17 +71,36 @@ class Vault:
     def kept(self) -> list[KeptKey]:
         query = select(vault).where(vault.c.name.startswith(PREFIX, autoescape=True)).order_by(vault.c.name)
         names = [(row.name.removeprefix(PREFIX), row.changed_us) for row in self._connection.execute(query)]
-        return [KeptKey(name, changed_us, self._opens(name)) for name, changed_us in names]
+        return [KeptKey(name, changed_us, self._closed(name)) for name, changed_us in names]
 
-    def _opens(self, provider: str) -> bool:
+    def _closed(self, provider: str) -> CannotOpen | None:
         try:
-            return self.key(provider) is not None
-        except CannotOpen:
-            return False
+            self.key(provider)
+        except CannotOpen as closed:
+            return closed
+        return None
+
+    def _opened(self, kept: bytes, provider: str) -> str:
+        where = where_of(provider)
+        if not kept.startswith(SEALED):  # we keep none that is not
+            raise NotItsKey(where)
+        key = _key_of(self._sealing.open(kept, where), PREFIX + provider)
+        if key is None:
+            raise NotItsKey(where)
+        return key
 
     def _delete(self, provider: str) -> bool:
         gone = self._connection.execute(delete(vault).where(vault.c.name == PREFIX + provider))
         return gone.rowcount > 0
+
+
+def _key_of(opened: bytes, name: str) -> str | None:
+    """The key that was sealed under that name; None for anything else."""
+    try:
+        named, key = orjson.loads(opened)
+    except (ValueError, TypeError):
+        return None
+    return key if named == name and isinstance(key, str) else None
 
 
 def where_of(provider: str) -> str:

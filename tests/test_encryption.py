@@ -438,6 +438,55 @@ def test_a_kept_key_that_cannot_be_opened_stops_the_start_and_names_the_way_out(
     assert "no key of ENCRYPTION_KEYS opens it" in terminal.run("list-provider-keys")
 
 
+def test_a_key_that_was_moved_to_another_provider_is_refused_and_never_sent_there(
+    terminal, address, tmp_path, full
+):
+    key = new_key()
+    terminal.set("ENCRYPTION_KEYS", key)
+    for provider in ("openai", "anthropic"):
+        terminal.run("set-provider-key", provider, typed=f"{provider}-own\n")
+    house = full(key)
+    kept = dict(zip(("anthropic", "openai"), kept_by(house)["vault"], strict=True))
+    places = {"data_dir": str(tmp_path / "data"), "database_url": address}
+    settings = Settings(encryption_keys=(key,), **places)
+    assert with_kept_keys(settings).openai_api_key == "openai-own"
+    put(house, "openai", kept["anthropic"])
+    put(house, "anthropic", kept["openai"])
+    with pytest.raises(ConfigError, match=r"was not kept for this provider.*set-provider-key"):
+        with_kept_keys(settings)
+    terminal.run("rotate-encryption")
+    assert terminal.run("list-provider-keys").count("it was not kept for this provider") == 2
+    put(house, "anthropic", kept["anthropic"])
+    terminal.run("set-provider-key", "openai", typed="another\n")
+    changed = with_kept_keys(settings)
+    assert (changed.openai_api_key, changed.anthropic_api_key) == ("another", "anthropic-own")
+
+
+def test_a_key_that_stands_there_unsealed_or_without_its_name_is_refused_and_no_round_vouches_for_it(
+    terminal, address, tmp_path, full
+):
+    old, new = new_key(), new_key()
+    terminal.set("ENCRYPTION_KEYS", old)
+    terminal.run("set-provider-key", "gemini", typed="own\n")
+    house = full(old)
+    settings = Settings(encryption_keys=(new, old), data_dir=str(tmp_path / "data"), database_url=address)
+    terminal.set("ENCRYPTION_KEYS", f"{new},{old}")
+    for foreign in (
+        b'["provider-key:gemini","foreign"]',
+        Sealing([old]).seal(b"foreign"),
+        Sealing([old]).seal(b"[]"),
+    ):
+        put(house, "gemini", foreign)
+        terminal.run("rotate-encryption")
+        with pytest.raises(ConfigError, match="was not kept for this provider"):
+            with_kept_keys(settings)
+
+
+def put(house: House, provider: str, sealed: bytes) -> None:
+    """As somebody would who can write to the database."""
+    run_sql(house, vault.update().where(vault.c.name == f"provider-key:{provider}").values(sealed=sealed))
+
+
 def test_a_database_that_is_away_stops_a_start_that_may_need_its_keys_and_no_other(caplog):
     nowhere = Settings(encryption_keys=(new_key(),), database_url="postgresql+psycopg://x@127.0.0.1:1/x")
     with pytest.raises(ConfigError, match=r"^DATABASE_URL names a database that cannot be read now"):
