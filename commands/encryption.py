@@ -65,9 +65,11 @@ def run_new_key(_settings: Settings, _chosen: argparse.Namespace) -> int:
 
 def run_rotate(settings: Settings, chosen: argparse.Namespace) -> int:
     sealing, shown = _sealing(settings), Progress("rows looked at")
+    # Also before: what is drained meanwhile may come to rows that were looked at already.
+    waited = _spool_files(settings)
     with desk(settings, PATIENCE_SECONDS) as (database, audit):
         found = reseal(database, sealing, shown)
-        spooled = len(list((Path(settings.data_dir) / "spool").glob("*.jsonl*")))
+        spooled = len(waited | _spool_files(settings))
         audit("ENCRYPTION_ROTATED", "HIGH", _by_operator() | {"resealed": found.resealed})
     shown.end(found.looked_at)
     done = not found.unopened and not spooled
@@ -80,6 +82,10 @@ def run_rotate(settings: Settings, chosen: argparse.Namespace) -> int:
     }
     say(json.dumps(facts) if chosen.json else "\n".join(rotation_lines(found, spooled)))
     return 0 if done else FAILED
+
+
+def _spool_files(settings: Settings) -> set[str]:
+    return {path.name for path in (Path(settings.data_dir) / "spool").glob("*.jsonl*")}
 
 
 def rotation_lines(found: Resealed, spooled: int) -> list[str]:
@@ -98,7 +104,8 @@ def rotation_lines(found: Resealed, spooled: int) -> list[str]:
     if spooled:
         return [
             *lines,
-            "Keep all keys: rows wait in DATA_DIR/spool. Run this again when the platform has written them.",
+            "Keep all keys: rows wait in DATA_DIR/spool, or did when this began. Run this again when the platform has "
+            "written them.",
         ]
     return [
         *lines,

@@ -361,7 +361,23 @@ def test_rows_that_wait_in_the_spool_keep_the_old_key(full, terminal, tmp_path):
     (spool / "other-000001.jsonl").write_text("")
     terminal.set("ENCRYPTION_KEYS", new_key())
     said = terminal.run("rotate-encryption", status=1)
-    assert said.splitlines()[-1].startswith("Keep all keys: rows wait in DATA_DIR/spool.")
+    assert said.splitlines()[-1].startswith("Keep all keys: rows wait in DATA_DIR/spool")
+
+
+def test_rows_that_leave_the_spool_during_a_round_keep_the_old_key_until_the_next(
+    full, terminal, tmp_path, monkeypatch
+):
+    """They may have come to rows that the round had looked at before."""
+    full(new_key())
+    spooled = tmp_path / "data" / "spool" / "other-000001.jsonl"
+    spooled.parent.mkdir(parents=True)
+    spooled.write_text("")
+    terminal.set("ENCRYPTION_KEYS", new_key())
+    with monkeypatch.context() as patched:
+        patched.setattr("commands.terminal.Progress.__call__", lambda *_: spooled.unlink(missing_ok=True))
+        found = json.loads(terminal.run("rotate-encryption", "--json", status=1))
+    assert (found["spool_files"], found["old_keys_can_go"]) == (1, False)
+    assert json.loads(terminal.run("rotate-encryption", "--json"))["old_keys_can_go"]
 
 
 def test_the_commands_ask_for_keys_where_there_are_none_and_make_some(terminal):
