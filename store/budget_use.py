@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import select
 
 from errors import LedgerUnavailable
 from identity import Budget, period_start
@@ -63,7 +63,9 @@ def _used(database: Patient, wanted: Iterable[Budget], now_us: int) -> dict[Coun
     columns = (budgets.c.scope, budgets.c.start, budgets.c.spent_nano, budgets.c.reserved_nano)
     found: dict[Counter, Use] = {}
     for first in range(0, len(counters), AT_ONCE):
-        some = tuple_(budgets.c.scope, budgets.c.start).in_(counters[first : first + AT_ONCE])
+        scopes, starts = zip(*counters[first : first + AT_ONCE], strict=True)
+        # Not as pairs: SQLite would look at every counter there is.
+        some = budgets.c.scope.in_(scopes) & budgets.c.start.in_(set(starts))
         with database.look() as connection:
             rows = connection.execute(select(*columns).where(some))
             found |= {(row.scope, row.start): Use(row.spent_nano, row.reserved_nano) for row in rows}

@@ -15,9 +15,10 @@ from conftest import House
 from identity import DAY, MONTH, OPERATOR, TOTAL, Budget
 from store.account_tables import budgets
 from store.budget_use import AT_ONCE, USE_FIELDS, shown
+from store.db import ledger_url
 from store.patient import Patient
 from store.rows import MICRO
-from tests.account_house import Registry
+from tests.account_house import Registry, open_registry
 from tests.ledger_house import NOON, counters
 from tests.readers import wait_until
 from tests.tenants import KEYS, PROMPT, TEXT, USERS, Town, town
@@ -80,6 +81,22 @@ def test_a_page_asks_for_its_counters_once_and_a_longer_list_some_hundred_at_a_t
     assert len([sql for sql in asked if "budgets" in sql]) == 1
     shown(registry.database, [key] * (AT_ONCE + 1), NOON_US)
     assert len([sql for sql in asked if "budgets" in sql]) == 3
+
+
+def test_counters_are_found_by_their_key_however_many_there_are(tmp_path):
+    url = ledger_url("", str(tmp_path))
+    registry = open_registry(url, tmp_path, NOON)
+    key, _ = registry.key(budget=Budget("", DAY, 10**9))
+    asked: list[tuple[str, Any]] = []
+    event.listen(
+        registry.database._engine, "before_cursor_execute", lambda *told: asked.append((told[2], told[3]))
+    )
+    shown(registry.database, [key] * 3, NOON_US)
+    ((sql, parameters),) = [each for each in asked if "budgets" in each[0]]
+    with registry.database.look() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", parameters).all()
+    registry.database.close()
+    assert [step[3] for step in plan] == ["SEARCH budgets USING PRIMARY KEY (scope=? AND start=?)"]
 
 
 def test_a_secret_that_was_made_is_told_though_nobody_can_look_at_the_counters_any_more(registry):
