@@ -18,6 +18,8 @@ from store.budget_use import USE_FIELDS
 from store.rows import MICRO
 
 BUDGET_FIELDS = ("period", "limit_usd", "soft_usd")
+# From here on neighbouring floats are more than half a nano-dollar apart: what was written may come as another amount.
+EXACT_FLOATS = 2**22
 PAGE_SIZE, MOST_PAGE_SIZE = 50, 200
 LONGEST_CURSOR, LONGEST_TEXT = 64, 8192
 
@@ -98,6 +100,11 @@ def _nano(given: dict[str, Any], name: str) -> int | None:
     value = given.get(name)
     if value is None:
         return None
-    # A number of JSON is as good as its text: no arithmetic is done with it.
-    text = repr(value) if isinstance(value, float) else value
-    return account_rules.nano_dollars(text, f"budget.{name}")
+    field = f"budget.{name}"
+    if isinstance(value, float) and value >= EXACT_FLOATS:
+        raise InvalidInput(
+            f'`{field}` is too large for a number with a fraction. Send it as text, such as "5000000.50".',
+            field=field,
+        )
+    # Below that a number of JSON is as good as its text: no arithmetic is done with it.
+    return account_rules.nano_dollars(repr(value) if isinstance(value, float) else value, field)

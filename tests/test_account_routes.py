@@ -117,6 +117,10 @@ def test_all_that_a_key_can_have_is_taken_and_told(here):
         ("budget", {"period": "day"}),
         ("budget", {"period": "day", "limit_usd": -1}),
         ("budget", {"period": "day", "limit_usd": 1e300}),
+        (
+            "budget",
+            {"period": "day", "limit_usd": 123456789.123456789},
+        ),  # which floats cannot tell from ...790
         ("budget", {"period": "day", "limit_usd": "0.0000000001"}),
         ("budget", {"period": "day", "limit_usd": "1e999999999"}),
         ("budget", {"period": "day", "limit_usd": 1, "limit": 2}),
