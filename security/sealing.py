@@ -28,7 +28,10 @@ class CannotOpen(Exception):
 class Displaced(CannotOpen):
     """It opens, and is not what was kept there."""
 
-    sentence = "is not what was kept there: somebody changed or moved it in the database. Delete that row."
+    sentence = (
+        "is not what was kept there: an earlier version kept it, or somebody changed or moved it in the database. "
+        "Delete that row if its caller may be served anew, which costs again."
+    )
 
 
 class Sealing:
