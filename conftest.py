@@ -20,6 +20,7 @@ from app import create_app
 from config import Settings, load_settings
 from services import Services, build_services
 from store.db import ledger_url
+from store.ledger import Ledger
 from tests.account_house import Registry, open_registry
 from tests.servers.postgres import PostgresServer, binaries
 from tests.upstream import Upstream
@@ -135,6 +136,11 @@ def make_house(settings: Settings) -> Iterator[Callable[..., House]]:
 @pytest.fixture
 def house(make_house: Callable[..., House]) -> House:
     return make_house()
+
+
+@pytest.fixture
+def ledger(make_ledger: Callable[..., Ledger]) -> Ledger:
+    return make_ledger()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, select
+from sqlalchemy.engine import make_url
 
 from cost_tracker import CostRecord
 from prices import Rates
@@ -69,6 +71,21 @@ def record(request_id: str, **facts: Any) -> CostRecord:
 def hit(request_id: str, **facts: Any) -> CostRecord:
     free = {"cost_nanodollars": 0, "saved_nanodollars": PRICE, "attempts": 0, "cached": True}
     return record(request_id, **(free | {"cache_status": "hit"} | facts))
+
+
+@contextmanager
+def ledgers(database: str, tmp_path: Path, **usual: Any) -> Iterator[Callable[..., Ledger]]:
+    """Makes ledgers of several instances on one database; their keepers run only where a test lets them."""
+    made: list[Ledger] = []
+
+    def make(folder: str = "data", **changes: Any) -> Ledger:
+        options = {"lease_seconds": 30.0, "clock": Clock()} | usual | changes
+        made.append(Ledger(make_url(database), str(tmp_path / folder), **options))
+        return made[-1]
+
+    yield make
+    for ledger in made:
+        ledger.stop()
 
 
 def buy(ledger: Ledger, request_id: str, **facts: Any) -> int:

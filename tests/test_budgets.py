@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
 
 from errors import BudgetExceeded, LedgerUnavailable, Unpriced
 from identity import DAY, MONTH, TOTAL, Budget
@@ -33,6 +32,7 @@ from tests.ledger_house import (
     counters,
     die,
     hit,
+    ledgers,
     record,
     rows,
 )
@@ -65,21 +65,8 @@ def crossings() -> list[Crossing]:
 def make_ledger(
     database: str, tmp_path: Path, clock: Clock, crossings: list[Crossing]
 ) -> Iterator[Callable[..., Ledger]]:
-    made: list[Ledger] = []
-
-    def make(folder: str = "data", **changes: Any) -> Ledger:
-        options = {"lease_seconds": 30.0, "clock": clock, "on_soft_limit": crossings.append} | changes
-        made.append(Ledger(make_url(database), str(tmp_path / folder), **options))
-        return made[-1]
-
-    yield make
-    for ledger in made:
-        ledger.stop()
-
-
-@pytest.fixture
-def ledger(make_ledger: Callable[..., Ledger]) -> Ledger:
-    return make_ledger()
+    with ledgers(database, tmp_path, clock=clock, on_soft_limit=crossings.append) as make:
+        yield make
 
 
 def key(limit: int | None, period: str = TOTAL, soft: int | None = None) -> Budget:

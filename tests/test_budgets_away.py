@@ -10,12 +10,23 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy.engine import make_url
 
 from errors import LedgerUnavailable
 from identity import TOTAL, Budget
 from store.ledger import Ledger
-from tests.ledger_house import NOON, PRICE, Clock, ask, assert_sums_agree, counters, die, hit, record, rows
+from tests.ledger_house import (
+    NOON,
+    PRICE,
+    Clock,
+    ask,
+    assert_sums_agree,
+    counters,
+    die,
+    hit,
+    ledgers,
+    record,
+    rows,
+)
 from tests.servers.postgres import PostgresServer, binaries
 
 BOUND = 30_000
@@ -34,19 +45,10 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def make_ledger(server: PostgresServer, tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
-    """Ledgers on one new database; their keepers do not run, the tests call `tend`."""
-    made: list[Ledger] = []
-    url = make_url(server.new_database())
-
-    def make(folder: str = "data", clock: Any = None) -> Ledger:
-        made.append(Ledger(url, str(tmp_path / folder), lease_seconds=30.0, clock=clock or Clock()))
-        return made[-1]
-
-    yield make
-    if not server.is_running:
-        server.start()
-    for ledger in made:
-        ledger.stop()
+    with ledgers(server.new_database(), tmp_path) as make:
+        yield make
+        if not server.is_running:
+            server.start()
 
 
 def reserve(ledger: Ledger, name: str, *budgets: Budget, nano: int = BOUND) -> Any:
@@ -123,7 +125,7 @@ def test_a_reservation_comes_back_once_whichever_is_first_the_end_of_its_lease_o
     make_ledger, server, first
 ):
     clock = Clock()
-    living, other = make_ledger("data1", clock), make_ledger("data2", clock)
+    living, other = make_ledger("data1", clock=clock), make_ledger("data2", clock=clock)
     opened = reserve(living, "slow", LIMIT)
     other._ensure_tables()
     server.stop("immediate")
@@ -141,7 +143,7 @@ def test_a_reservation_comes_back_once_whichever_is_first_the_end_of_its_lease_o
 
 def test_a_dead_processes_bill_in_its_spool_counts_although_its_row_was_given_up_before(make_ledger, server):
     clock = Clock()
-    first, other = make_ledger("data", clock), make_ledger("other", clock)
+    first, other = make_ledger("data", clock=clock), make_ledger("other", clock=clock)
     opened = reserve(first, "paid", LIMIT)
     other._ensure_tables()
     server.stop("immediate")
@@ -151,7 +153,7 @@ def test_a_dead_processes_bill_in_its_spool_counts_although_its_row_was_given_up
     clock.now += 30 + 61
     take_over(other)
     assert (in_key(other), rows(other)[0]["state"]) == ((0, 0), "unknown")
-    again = make_ledger("data", clock)
+    again = make_ledger("data", clock=clock)
     again.start()
     assert (in_key(again), rows(again)[0]["state"]) == ((PRICE, 0), "settled")
     assert_sums_agree(again)
@@ -160,7 +162,7 @@ def test_a_dead_processes_bill_in_its_spool_counts_although_its_row_was_given_up
 def test_a_row_that_grows_while_it_is_given_up_gives_back_what_it_holds_then(make_ledger, server):
     """Its lease is over, and its process is reserving more at this very moment."""
     clock = Clock()
-    living, other = make_ledger("data1", clock), make_ledger("data2", clock)
+    living, other = make_ledger("data1", clock=clock), make_ledger("data2", clock=clock)
     opened = reserve(living, "slow", LIMIT)
     other._ensure_tables()
     clock.now += 30 + 61

@@ -35,6 +35,7 @@ from tests.ledger_house import (
     buy,
     die,
     hit,
+    ledgers,
     locked_out,
     record,
     rows,
@@ -57,22 +58,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def make_ledger(database: str, tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Ledger]]:
-    """Ledgers of several instances on one database; the keeper runs only where a test lets it."""
-    made: list[Ledger] = []
-
-    def make(folder: str = "data", **changes: Any) -> Ledger:
-        options = {"lease_seconds": 30.0, "clock": clock} | changes
-        made.append(Ledger(make_url(database), str(tmp_path / folder), **options))
-        return made[-1]
-
-    yield make
-    for ledger in made:
-        ledger.stop()
-
-
-@pytest.fixture
-def ledger(make_ledger: Callable[..., Ledger]) -> Ledger:
-    return make_ledger()
+    with ledgers(database, tmp_path, clock=clock) as make:
+        yield make
 
 
 # Migrations.

@@ -22,7 +22,18 @@ from store.spool import Spool
 from store.tables import feedback, requests
 from store.writing import CLOSES, EXTENDS, NEW, WITHDRAWS, Write
 from tasks import Ask, Task
-from tests.ledger_house import NOON, PRICE, Clock, ask, assert_sums_agree, buy, die, hit, record, rows
+from tests.ledger_house import (
+    NOON,
+    PRICE,
+    ask,
+    assert_sums_agree,
+    buy,
+    die,
+    hit,
+    ledgers,
+    record,
+    rows,
+)
 
 BEFORE = "0003_accounts"
 HOLDS = "key:k1:total@0"
@@ -37,20 +48,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def make_ledger(database: str, tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
-    made: list[Ledger] = []
-
-    def make(folder: str = "data") -> Ledger:
-        made.append(Ledger(make_url(database), str(tmp_path / folder), lease_seconds=30.0, clock=Clock()))
-        return made[-1]
-
-    yield make
-    for ledger in made:
-        ledger.stop()
-
-
-@pytest.fixture
-def ledger(make_ledger: Callable[..., Ledger]) -> Ledger:
-    return make_ledger()
+    with ledgers(database, tmp_path) as make:
+        yield make
 
 
 @pytest.fixture

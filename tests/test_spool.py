@@ -8,11 +8,9 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy.engine import make_url
 
 from errors import LedgerUnavailable
 from store import reading
@@ -20,7 +18,18 @@ from store.ledger import Ledger
 from store.rows import Row, row_from
 from store.spool import Spool, batches, line_of
 from store.writing import CLOSES, NEW, Write
-from tests.ledger_house import NOON, PRICE, Clock, ask, assert_sums_agree, buy, die, hit, record, rows
+from tests.ledger_house import (
+    NOON,
+    PRICE,
+    ask,
+    assert_sums_agree,
+    buy,
+    die,
+    hit,
+    ledgers,
+    record,
+    rows,
+)
 from tests.servers.postgres import PostgresServer, binaries
 
 
@@ -35,19 +44,10 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def make_ledger(server: PostgresServer, tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
-    """Ledgers on one new database; their keepers do not run, the tests call `tend`."""
-    made: list[Ledger] = []
-    url = make_url(server.new_database())
-
-    def make(folder: str = "data", clock: Any = None) -> Ledger:
-        made.append(Ledger(url, str(tmp_path / folder), lease_seconds=30.0, clock=clock or Clock()))
-        return made[-1]
-
-    yield make
-    if not server.is_running:
-        server.start()
-    for ledger in made:
-        ledger.stop()
+    with ledgers(server.new_database(), tmp_path) as make:
+        yield make
+        if not server.is_running:
+            server.start()
 
 
 def spool_files(tmp_path: Path) -> list[Path]:
