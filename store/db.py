@@ -26,6 +26,8 @@ SQLITE_PRAGMAS = (
     *("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"),
     *("wal_autocheckpoint=50", "journal_size_limit=262144"),
 )
+# What the header of its file says of WAL mode: the versions that write and read it.
+WAL_FORMAT = b"\x02\x02"
 # Any number will do that no other program on the same database takes.
 MIGRATION_LOCK = 0x11ED6E12
 # A connection that PostgreSQL does not answer counts as lost after so many seconds.
@@ -87,9 +89,15 @@ def migrate(engine: Engine) -> None:
 
 
 def _is_there(engine: Engine) -> bool:
-    """A new file of SQLite is made under a lock only: two that make it at once get in each other's way."""
-    file = Path(engine.url.database or "")
-    return engine.dialect.name != "sqlite" or (file.is_file() and file.stat().st_size > 0)
+    """Whether it may be looked at without the lock. A new file of SQLite is made, and put into WAL mode, under it only:
+    whoever connects meanwhile makes that fail at once, however long it would wait for a lock."""
+    if engine.dialect.name != "sqlite":
+        return True
+    try:
+        with Path(engine.url.database or "").open("rb") as file:
+            return file.read(20)[18:] == WAL_FORMAT
+    except OSError:
+        return False
 
 
 def _upgrade(engine: Engine) -> None:

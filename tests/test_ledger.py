@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import inspect, select, text
+from sqlalchemy import event, inspect, select, text
 from sqlalchemy.engine import make_url
 
 from config import ConfigError
 from errors import LedgerUnavailable
 from prices import Rates
-from store.db import is_current, ledger_url, migrate, open_engine
+from store.db import _locked, is_current, ledger_url, migrate, open_engine
 from store.instances import Instance
 from store.ledger import Ledger
 from store.rows import charges_from, charges_text, storable
@@ -234,6 +235,21 @@ def test_instances_that_write_the_same_sums_do_not_lock_each_other_out(make_ledg
     assert len(rows(ledgers[0])) == 240
     assert {ledger.state for ledger in ledgers} == {"ok"}
     assert_sums_agree(ledgers[0])
+
+
+def test_a_new_file_is_not_opened_by_others_before_it_is_in_wal_mode(tmp_path):
+    url, opened = ledger_url("", str(tmp_path)), threading.Event()
+    with closing(sqlite3.connect(url.database)) as half_made:
+        half_made.execute("CREATE TABLE anything (x)")
+    engine = open_engine(url)
+    event.listen(engine, "connect", lambda *_: opened.set())
+    with _locked(Path(url.database)):
+        other = threading.Thread(target=migrate, args=(engine,))
+        other.start()
+        assert not opened.wait(0.5)
+    other.join(30)
+    assert opened.is_set()
+    engine.dispose()
 
 
 def test_a_row_that_cannot_be_stored_fails_alone_and_stops_nobody(ledger):
