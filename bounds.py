@@ -6,7 +6,7 @@ import math
 import unicodedata
 
 from prices import Rates, Sheet
-from tasks import Wording
+from wording import Wording
 
 # What providers put around each message of a prompt (roles, separators), and before tools and reply schemas.
 WRAPPING_TOKENS, SHAPES_TOKENS = 16, 1024

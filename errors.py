@@ -1,5 +1,7 @@
 """Every failure that a caller may see: its status, its code and a sentence that says the next step."""
 
+# Above 300 lines, because it is one list: what a code means is looked up here and nowhere else.
+
 from __future__ import annotations
 
 from typing import ClassVar

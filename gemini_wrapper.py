@@ -13,7 +13,8 @@ import rules
 from config import Settings, load_settings
 from cost_tracker import TokenCounter
 from providers.adapter import Adapter, Reader, Sent
-from providers.base import Call, Meter, Provider, Terms, answer_from
+from providers.asking import Meter, Terms, answer_from
+from providers.base import Call, Provider
 from providers.gemini_faults import client_failures, fault_of
 from providers.gemini_replies import billed, fold, read_message
 from providers.line import left_out, tls

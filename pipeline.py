@@ -29,7 +29,8 @@ from errors import (
 from lru_cache import ResponseCache, response_key
 from metrics import Metrics
 from prices import Cost, PriceBook
-from providers.base import NO_CODE, Billed, Call, Meter, Reply, Terms, no_cover
+from providers.asking import Meter, Terms, no_cover
+from providers.base import NO_CODE, Billed, Call, Reply
 from providers.chain import Chain
 from providers.gate import Gate
 from single_flight import FlightTimeout, SharedFailure, SingleFlight

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import lru_cache
-from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from config import ConfigError
 from tasks import Usage
 
 if TYPE_CHECKING:
@@ -27,13 +23,6 @@ DATED_PROVIDERS = ("openai", "anthropic")  # they report gpt-4o-mini-2024-07-18 
 MEMO_SIZE = 256
 
 _SNAPSHOT_DATE = re.compile(r"-20\d{2}-?\d{2}-?\d{2}\Z")
-_FIELDS = {"provider", "model", "input", "output", "cached", "from", "until"}
-# Within these bounds a product of rate and tokens fits Decimal's 28 digits: it is exact before it is rounded.
-_MOST_DOLLARS, _MOST_DECIMALS = 1_000_000, 9
-
-
-class PricesFileError(ValueError):
-    """A prices file that cannot be used; the message is one sentence naming table and field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +82,11 @@ class OwnPrice:
     starts: date = date.min
     ends: date = date.max
 
+    @property
+    def exactly(self) -> tuple[str, str]:
+        """Provider and model."""
+        return self.provider, self.rates.model
+
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
@@ -146,7 +140,7 @@ class PriceBook:
 
     def _own_rates(self, provider: str, model: str, day: date) -> Rates | None:
         for own in self._own:
-            if _exact(own) == (provider, model) and own.starts <= day < own.ends:
+            if own.exactly == (provider, model) and own.starts <= day < own.ends:
                 return own.rates
         return None
 
@@ -182,7 +176,13 @@ def _package_sheet(entry: ModelInfo, day: date) -> Sheet | None:
 def _package_rates(model: str, listed: ModelPrice, above: int, source: str) -> Rates:
     fresh = _step_price(listed.input_mtok, above)
     cached = fresh if listed.cache_read_mtok is None else _step_price(listed.cache_read_mtok, above)
-    return Rates(model, _nano(fresh), _nano(cached), _nano(_step_price(listed.output_mtok, above)), source)
+    return Rates(
+        model,
+        nano_per_token(fresh),
+        nano_per_token(cached),
+        nano_per_token(_step_price(listed.output_mtok, above)),
+        source,
+    )
 
 
 def _step_price(price: Decimal | TieredPrices | None, above: int) -> Decimal:
@@ -196,7 +196,7 @@ def _ladders(listed: ModelPrice) -> list[TieredPrices]:
     return [price for price in prices if price is not None and not isinstance(price, Decimal)]
 
 
-def _nano(dollars_per_million: Decimal) -> Nano:
+def nano_per_token(dollars_per_million: Decimal) -> Nano:
     return _whole(dollars_per_million * 1000)
 
 
@@ -215,87 +215,3 @@ def format_dollars(nano: int) -> str:
         return "0.000000000"
     whole, rest = divmod(abs(nano), 10**9)
     return f"{'-' if nano < 0 else ''}{whole}.{rest:09d}"
-
-
-def price_book(prices_file: str) -> PriceBook:
-    """The price book with the own prices of the setting PRICES_FILE, if there is one. Raises ConfigError."""
-    try:
-        return PriceBook(read_prices_file(prices_file) if prices_file else ())
-    except PricesFileError as wrong:
-        raise ConfigError(f"PRICES_FILE cannot be used: {wrong}") from None
-
-
-def read_prices_file(path: str | Path) -> tuple[OwnPrice, ...]:
-    """Own prices from a TOML file of [[price]] tables, in US dollars per million tokens."""
-    try:
-        content = tomllib.loads(Path(path).read_text("utf-8"), parse_float=Decimal)
-    except OSError as error:
-        raise PricesFileError(f"The prices file cannot be read, check its path: {error.strerror}.") from error
-    except RecursionError:
-        raise PricesFileError("it is nested too deeply.") from None
-    except (ValueError, InvalidOperation) as error:
-        raise PricesFileError(f"The prices file is not valid TOML in UTF-8: {error}.") from error
-    tables = content.pop("price", [])
-    if content or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise PricesFileError("The prices file may hold [[price]] tables only: remove everything else.")
-    own = tuple(_own_price(number, table) for number, table in enumerate(tables, 1))
-    _refuse_overlaps(own)
-    return own
-
-
-def _own_price(number: int, table: dict[str, Any]) -> OwnPrice:
-    for name in sorted(table.keys() - _FIELDS):
-        raise _fault(number, name, f"is unknown, use only {', '.join(sorted(_FIELDS))}")
-    provider = _text(number, table, "provider")
-    if provider not in (*PACKAGE_NAMES, SANDBOX):
-        raise _fault(number, "provider", f"must be one of {', '.join((*PACKAGE_NAMES, SANDBOX))}")
-    fresh, output = _rate(number, table, "input"), _rate(number, table, "output")
-    cached = _rate(number, table, "cached") if "cached" in table else fresh
-    rates = Rates(_text(number, table, "model"), fresh, cached, output, "PRICES_FILE")
-    starts, ends = _day(number, table, "from", date.min), _day(number, table, "until", date.max)
-    if starts >= ends:
-        raise _fault(number, "until", "must be later than from: it is the first day without this price")
-    return OwnPrice(provider, rates, starts, ends)
-
-
-def _text(number: int, table: dict[str, Any], name: str) -> str:
-    value = table.get(name)
-    if not isinstance(value, str) or not value or value != value.strip():
-        raise _fault(number, name, "must be given as a text without spaces around it")
-    return value
-
-
-def _rate(number: int, table: dict[str, Any], name: str) -> Nano:
-    value = table.get(name)
-    try:
-        if isinstance(value, bool) or not isinstance(value, (int, str, Decimal)):
-            raise InvalidOperation
-        rate = Decimal(value)
-        if not rate.is_finite() or not 0 <= rate <= _MOST_DOLLARS or rate != round(rate, _MOST_DECIMALS):
-            raise InvalidOperation
-    except InvalidOperation:
-        bounds = f"from 0 to {_MOST_DOLLARS} with up to {_MOST_DECIMALS} decimals"
-        raise _fault(number, name, f"must be US dollars per million tokens, {bounds}") from None
-    return _nano(rate)
-
-
-def _day(number: int, table: dict[str, Any], name: str, default: date) -> date:
-    value = table.get(name, default)
-    if not isinstance(value, date) or isinstance(value, datetime):
-        raise _fault(number, name, "must be a day such as 2027-01-01, without quotes and without a time")
-    return value
-
-
-def _refuse_overlaps(own: tuple[OwnPrice, ...]) -> None:
-    numbered = sorted(enumerate(own, 1), key=lambda pair: (_exact(pair[1]), pair[1].starts))
-    for (first, one), (second, other) in pairwise(numbered):
-        if _exact(one) == _exact(other) and other.starts < one.ends:
-            raise _fault(max(first, second), "from", f"overlaps with table {min(first, second)}, same model")
-
-
-def _exact(own: OwnPrice) -> tuple[str, str]:
-    return own.provider, own.rates.model
-
-
-def _fault(number: int, name: str, problem: str) -> PricesFileError:
-    return PricesFileError(f"In [[price]] table {number} of the prices file the field {name!r} {problem}.")

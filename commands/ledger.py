@@ -19,7 +19,8 @@ from analytics.export import COLUMNS, FORMATS, Export
 from analytics.usage import GROUP_BY, MOST_GROUPED, usage_report
 from commands.terminal import Progress, Refused, say, table, whole_number
 from config import ConfigError, Settings
-from prices import format_dollars, price_book
+from prices import format_dollars
+from prices_file import price_book
 from store import reading, upkeep
 from store.db import is_current, ledger_url, open_engine
 from store.rows import MICRO

@@ -20,7 +20,8 @@ from errors import (
     UpstreamFault,
     UpstreamQuotaExhausted,
 )
-from providers.base import Meter, Reply, Terms, allowed_models, answer_from
+from providers.asking import Meter, Terms, allowed_models, answer_from
+from providers.base import Reply
 from providers.gate import GatedProvider
 from providers.retry import Guard
 from tasks import TOOLS, Ask

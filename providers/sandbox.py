@@ -17,7 +17,8 @@ from errors import ModelUnknown
 from providers.base import Call, Piece, Reply
 from providers.sandbox_json import fitting
 from providers.vectors import join_vectors
-from tasks import CODE_WORDING, EMBEDDINGS, Wording
+from tasks import EMBEDDINGS
+from wording import CODE_WORDING, Wording
 
 MODEL = "sandbox-1"
 QUOTE_CHARS = 200

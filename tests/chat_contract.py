@@ -11,9 +11,10 @@ import pytest
 from chats import Chat, ToolCall, Turn
 from errors import AskRefused, ContentBlocked, InvalidInput, KeyRefused
 from providers.base import Call, Reply
-from tasks import EMBEDDINGS, TOOLS, Ask, Task, word
+from tasks import EMBEDDINGS, TOOLS, Ask, Task
 from tests.stream_contract import listen
 from tests.upstream import CANARY, Fault, Upstream
+from wording import word
 
 HI = (Turn("user", "Hi there."),)
 WEATHER = {

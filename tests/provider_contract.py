@@ -27,9 +27,10 @@ from errors import (
 )
 from providers.base import Call, Provider
 from providers.reply_facts import MOST_TOKENS
-from tasks import TEMPERATURES, Ask, Task, Usage, word
+from tasks import TEMPERATURES, Ask, Task, Usage
 from tests.cache_contract import run_together
 from tests.upstream import CANARY, NAMES, Fault, Tokens, Upstream
+from wording import word
 
 CATEGORIES = ("positive", "negative")
 SHORT = 0.4  # seconds, where a fault ends by the deadline only

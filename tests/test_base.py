@@ -22,12 +22,14 @@ from errors import (
     UpstreamRateLimited,
 )
 from gemini_wrapper import GeminiProvider
-from providers.base import Billed, Call, Meter, Piece, Provider, Reply, Terms, answer_from
+from providers.asking import Meter, Terms, answer_from
+from providers.base import Billed, Call, Piece, Provider, Reply
 from providers.breaker import OPEN, Breaker
 from providers.retry import Guard, RetryPolicy
 from providers.sandbox import SandboxProvider
 from taps import Beginning
-from tasks import TEMPERATURES, Ask, Task, Usage, word
+from tasks import TEMPERATURES, Ask, Task, Usage
+from wording import word
 
 ONE = Usage(10, 1)
 FIRST = Billed("scripted", "served-first", ONE)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from bounds import SHAPES_TOKENS, WRAPPING_TOKENS, most_given, most_nano
 from chats import Chat, ToolCall, Turn
 from prices import PACKAGE_NAMES, OwnPrice, PriceBook, Rates, Sheet
-from tasks import Ask, Task, Usage, Wording, word
+from tasks import Ask, Task, Usage
+from wording import Wording, word
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 BOOK = PriceBook()

@@ -18,10 +18,12 @@ from errors import BudgetExceeded, ModelGone, UpstreamRateLimited
 from identity import DAY, MONTH, OPERATOR, TOTAL, Budget
 from pipeline import Pipeline
 from prices import format_dollars
-from providers.base import Call, Meter, Piece, Reply
+from providers.asking import Meter
+from providers.base import Call, Piece, Reply
 from services import build_services
-from tasks import Answer, Ask, Task, Usage, word
+from tasks import Answer, Ask, Task, Usage
 from tests.ledger_house import assert_sums_agree, counters, rows
+from wording import word
 
 MODEL, DEAR, UNPRICED = "gemini-3.1-flash-lite", "gemini-2.5-pro", "gemini-of-no-price"
 INPUT_NANO, OUTPUT_NANO = 250, 1500

@@ -40,7 +40,8 @@ from gemini_wrapper import GeminiProvider
 from metrics import NullMetrics
 from prices import OwnPrice, PriceBook, Rates
 from providers.anthropic import AnthropicProvider
-from providers.base import Billed, Call, Meter, Piece, Provider, Reply, Terms
+from providers.asking import Meter, Terms
+from providers.base import Billed, Call, Piece, Provider, Reply
 from providers.breaker import FAILURES_TO_OPEN, OPEN, PAUSE, Breaker
 from providers.chain import Chain, Link, is_worth_the_next
 from providers.gate import Gate, GatedProvider

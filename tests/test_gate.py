@@ -17,9 +17,10 @@ from providers.base import Call, Reply
 from providers.gate import Gate, GatedProvider
 from providers.sandbox import SandboxProvider
 from services import FAILING, asks_in_air, build_services
-from tasks import Usage, Wording
+from tasks import Usage
 from tests.cache_contract import run_together
 from tests.test_pipeline import ask_together, impatient, statuses
+from wording import Wording
 
 CALL = Call("model", Wording("", "x", 0.0), 10, 5.0)
 

@@ -18,9 +18,9 @@ from providers.base import Call
 from providers.gemini_faults import fault_of
 from providers.wire_faults import QUOTA_RESETS_SECONDS
 from services import build_services
-from tasks import Wording
 from tests.test_pipeline import impatient, nano, records
 from tests.upstream import CANARY, NAMES, Fault, Tokens
+from wording import Wording
 
 PROMPT = {"prompt": "Name three rivers."}
 CHOICE = {"text": "I love this phone.", "categories": ["positive", "negative"]}

@@ -32,12 +32,13 @@ from providers.declined import ASKED_AGAIN_SECONDS, MOST_REMEMBERED, Declined
 from providers.openai import OPENAI, OpenAIProvider
 from providers.openai_faults import fault_of, refused_option
 from providers.openai_models import is_openais, takes_temperature
-from tasks import Ask, Task, Usage, word
+from tasks import Ask, Task, Usage
 from tests.chat_contract import BOTH, ChatContract
 from tests.provider_contract import FAULTS, ProviderContract
 from tests.stream_contract import StreamContract, broken
 from tests.streamed import counting_stream
 from tests.upstream import CANARY, Fault, Upstream
+from wording import word
 
 
 class TestOpenAI(ProviderContract, StreamContract, ChatContract):

@@ -21,7 +21,8 @@ from gemini_wrapper import GeminiProvider
 from lru_cache import ResponseCache
 from pipeline import Pipeline
 from prices import OwnPrice, PriceBook, Rates
-from providers.base import Call, Provider, Reply, Terms
+from providers.asking import Terms
+from providers.base import Call, Provider, Reply
 from providers.retry import RetryPolicy
 from providers.sandbox import SandboxProvider
 from services import Services, build_services

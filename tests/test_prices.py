@@ -10,17 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from prices import (
-    MEMO_SIZE,
-    PACKAGE_NAMES,
-    OwnPrice,
-    PriceBook,
-    PricesFileError,
-    Rates,
-    dollars,
-    format_dollars,
-    read_prices_file,
-)
+from prices import MEMO_SIZE, PACKAGE_NAMES, OwnPrice, PriceBook, Rates, dollars, format_dollars
+from prices_file import PricesFileError, read_prices_file
 from tasks import Usage
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

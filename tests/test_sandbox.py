@@ -23,9 +23,10 @@ from providers.base import Call
 from providers.sandbox import DIMENSIONS, MODEL, QUOTE_CHARS, SandboxProvider, best_category, code_for
 from providers.sandbox_json import fitting
 from services import build_services
-from tasks import EMBEDDINGS, Ask, Task, read_reply, word
+from tasks import EMBEDDINGS, Ask, Task
 from tests.stream_contract import listen
 from tests.test_pipeline import COST_HEADERS
+from wording import read_reply, word
 
 OBVIOUS = [
     ("I love this phone, it is great and fast!", ["negative", "neutral", "positive"], "positive"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taps import Announced, Beginning, Unfenced
-from tasks import unfence
+from wording import unfence
 
 BEGINNING = Beginning("scripted", "model", 1)
 CODE = "def f():\n    return 1\n"

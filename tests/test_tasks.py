@@ -12,21 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chats import Chat, ToolCall, Turn
-from tasks import (
-    NO_USAGE,
-    TEMPERATURES,
-    Answer,
-    Ask,
-    Bill,
-    Task,
-    Usage,
-    categories_schema,
-    category_schema,
-    match_category,
-    read_reply,
-    unfence,
-    word,
-)
+from tasks import NO_USAGE, TEMPERATURES, Answer, Ask, Bill, Task, Usage
+from wording import categories_schema, category_schema, match_category, read_reply, unfence, word
 
 NAMES = st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=6, unique=True)
 
