@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import psycopg
@@ -184,16 +185,37 @@ def test_a_row_that_grows_while_it_is_given_up_gives_back_what_it_holds_then(mak
 @contextmanager
 def unanswered_commits(server: PostgresServer, ledger: Ledger) -> Iterator[None]:
     """Commits reach the disk and are never acknowledged: they wait for a standby that there is not."""
-    ledger._writer._patience = 0.5
-    with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as admin:
-        for value in ("ghost", ""):
-            admin.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{value}'")
-            admin.execute("SELECT pg_reload_conf()")
-            while admin.execute("SHOW synchronous_standby_names").fetchone() != (value,):
-                pass
-            if value:
-                yield
-    ledger._writer._patience = 3.0
+    plain = server.url.replace("+psycopg", "")
+    with ExitStack() as stack:
+        admin = stack.enter_context(psycopg.connect(plain, autocommit=True))
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        stack.callback(setattr, ledger._writer, "_patience", ledger._writer._patience)
+        stack.callback((stuck := Event()).set)
+        stack.callback(set_standby, admin, "")
+        set_standby(admin, "ghost")
+        pool.submit(commit_until_one_waits, plain, stuck)
+        wait_for_waiting_commit(admin)
+        stuck.set()
+        ledger._writer._patience = 0.5
+        yield
+
+
+def set_standby(admin: psycopg.Connection, name: str) -> None:
+    admin.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+    admin.execute("SELECT pg_reload_conf()")
+
+
+def commit_until_one_waits(url: str, stuck: Event) -> None:
+    with psycopg.connect(url, autocommit=True) as probe:
+        while not stuck.is_set():
+            probe.execute("SELECT pg_logical_emit_message(true, 'probe', '')")
+
+
+def wait_for_waiting_commit(admin: psycopg.Connection) -> None:
+    """The setting holds once the checkpointer has read it, which no SHOW in a backend tells."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    while not admin.execute(waiting).fetchone()[0]:
+        pass
 
 
 def wait_for_rows(ledger: Ledger, number: int) -> None:
