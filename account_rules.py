@@ -9,13 +9,13 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+import rate_windows
 from errors import InvalidInput
 from identity import PERIODS, SCOPES_OF, UNBOUND, Budget, Role, Scope
 from prices import format_dollars
 from rules import MODEL_NAME, text_field
 
 MAX_NAME_CHARS, MAX_MODELS = 100, 50
-YEAR_SECONDS = 366 * 86_400
 PASSWORD_CHARS = 12, 256
 # A thousand million dollars: what is more fits no column and no purse.
 MOST_NANO = 10**18
@@ -87,24 +87,21 @@ def models(value: Any) -> tuple[str, ...]:
 
 def rate_limit(value: Any) -> str:
     """A rate of its own, or empty for the platform's."""
-    from limits import parse_many  # a heavy import, needed only where a limit is set
-
     refusal = InvalidInput(
         "`rate_limit` must be a rate such as `10 per minute`, or empty.", field="rate_limit"
     )
     if not isinstance(value, str) or len(value) > 100:
         raise refusal
     try:
-        rates = parse_many(value) if value.strip() else []
-    except ValueError:
-        raise refusal from None
-    if not all(rate.amount for rate in rates):
-        raise refusal  # nobody could ever wait for long enough
-    if any(rate.get_expiry() > YEAR_SECONDS for rate in rates):
+        if value.strip():
+            rate_windows.check(value)
+    except rate_windows.TooLong:
         raise InvalidInput(
             "`rate_limit` must count within a year at most, such as `10000 per year`. For all time use a budget.",
             field="rate_limit",
-        )
+        ) from None
+    except ValueError:
+        raise refusal from None
     return value.strip()
 
 

@@ -18,6 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 
+import rate_windows
+
 VERSION = "0.1.0"
 # The day from which version 1 of the API had a successor.
 V2_SINCE = date(2026, 11, 23)
@@ -136,13 +138,11 @@ def _providers(name: str, raw: str) -> tuple[str, ...]:
 
 
 def _rates(name: str, raw: str) -> str:
-    from limits import parse_many  # a heavy import, needed only where a limit is set
-
     try:
-        parse_many(raw)
+        rate_windows.check(raw)
     except ValueError:
         raise ConfigError(
-            f"{name} must be a rate such as `10 per minute` or `10 per minute; 500 per day`."
+            f"{name} must be a rate such as `10 per minute` or `10 per minute; 500 per day`, over a year at most."
         ) from None
     return raw
 

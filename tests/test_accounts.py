@@ -38,7 +38,7 @@ def as_user(house, name="ada", role="developer") -> Identity:
         ("scopes", "tasks"), ("scopes", ["all"]), ("scopes", [1]), ("scopes", ["admin"]),
         ("models", "m"), ("models", ["two words"]), ("models", [""]), ("models", [None]), ("models", ["m"] * 51),
         ("rate_limit", "often"), ("rate_limit", 5), ("rate_limit", "1 per second;" * 20),
-        ("rate_limit", "5 per 99999999999999 years"), ("rate_limit", "5 per minute; 5 per 367 days"), ("rate_limit", "0 per minute"), ("rate_limit", "5 per minute; 0 per day"),
+        ("rate_limit", "5 per 99999999999999 years"), ("rate_limit", "5 per minute; 5 per 367 days"), ("rate_limit", "0 per minute"), ("rate_limit", "5 per minute; 0 per day"), ("rate_limit", "5 per 0 minutes"), ("rate_limit", "5/00second"),
         ("expires_us", "soon"), ("expires_us", -1), ("expires_us", True), ("expires_us", 1 << 62), ("expires_us", 1.5),
         ("budget", {"period": "day"}), ("budget", Budget("", "week", 1)), ("budget", Budget("", "day", None)),
         ("budget", Budget("", "day", -1)), ("budget", Budget("", "day", 0, -1)), ("budget", Budget("", "day", 10**18 + 1)), ("budget", 5),
