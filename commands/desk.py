@@ -11,7 +11,8 @@ from log_writer import LogWriter
 from security.guesses import Audit
 from security.redaction import make_redactor
 from store.db import ledger_url, migrate, open_engine
-from store.patient import PATIENCE_SECONDS, Patient
+from store.frozen import PATIENCE_SECONDS
+from store.patient import Patient
 
 # The platform turns the pages of its logs; a second process that did so too could lose lines of the first.
 NEVER_TURNED = 1 << 40

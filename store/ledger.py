@@ -26,11 +26,12 @@ from store.budgets import Crossing, holds_for, left_nano
 from store.db import migrate, open_engine
 from store.group_commit import GroupCommit
 from store.instances import Instance
-from store.rows import MICRO, Row, closed_row, is_open, place_of
+from store.rows import MICRO, Row, closed_row, place_of
 from store.spool import Spool, batches, line_of, put_aside
 from store.tables import OPEN
 from store.waiting import WaitingRoom
-from store.writing import CLOSES, EXTENDS, LONG_PATIENCE_SECONDS, NEW, WITHDRAWS, Write, Writer, overall_of
+from store.writes import CLOSES, EXTENDS, NEW, WITHDRAWS, Write, overall_of
+from store.writing import LONG_PATIENCE_SECONDS, Writer
 
 if TYPE_CHECKING:
     from cost_tracker import CostRecord
@@ -243,8 +244,7 @@ class Ledger:
     def _count_spooled(self, batch: list[Write]) -> None:
         for write in batch:
             tenant = write.row.tenant
-            spent = 0 if is_open(write.row) else write.row.cost_nano or 0
-            self._totals[tenant] = write.overall_nano = self._totals.get(tenant, 0) + spent
+            self._totals[tenant] = write.overall_nano = self._totals.get(tenant, 0) + write.spent_nano
 
     def _turn_to_spool(self, failure: Exception) -> None:
         if not self._remote or not is_outage(failure):
@@ -452,18 +452,13 @@ def database_errors() -> tuple[type[Exception], ...]:
 def _without_wishes(batch: list[Write]) -> list[Write]:
     """The rows that may wait for the database; what a budget has to allow may not."""
     for write in batch:
-        write.failure = LedgerUnavailable() if _is_held(write) else None
+        write.failure = LedgerUnavailable() if write.is_a_wish else None
     return [write for write in batch if write.failure is None]
 
 
 def _withdrawals(batch: list[Write]) -> list[Write]:
     """Of a commit of unknown outcome: the rows that will be refused, should they be there after all."""
-    return [Write(write.row, WITHDRAWS) for write in batch if write.kind == NEW and _is_held(write)]
-
-
-def _is_held(write: Write) -> bool:
-    """Whether budgets have to allow it."""
-    return is_open(write.row) and bool(write.row.holds)
+    return [Write(write.row, WITHDRAWS) for write in batch if write.kind == NEW and write.is_a_wish]
 
 
 def write_errors() -> tuple[type[Exception], ...]:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from errors import LedgerUnavailable
 from store.db import open_engine
+from store.frozen import PATIENCE_SECONDS, cut_after
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Connection
 
 log = logging.getLogger("llm_platform")
-
-PATIENCE_SECONDS = 3.0
 
 
 class Patient:
@@ -89,21 +85,6 @@ class Patient:
             return self._engine.connect()
         return connection
 
-    @contextmanager
-    def _in_time(self, connection: Connection) -> Iterator[None]:
-        """Nothing in psycopg ends a wait for a server that has frozen; cutting the socket does."""
-        if self._sqlite:
-            yield
-            return
-        watch = threading.Timer(self._patience, _cut, (connection.connection.driver_connection,))
-        watch.daemon = True
-        watch.start()
-        try:
-            yield
-        finally:
-            watch.cancel()
-
-
-def _cut(driver: Any) -> None:
-    with socket.socket(fileno=os.dup(driver.fileno())) as wire:
-        wire.shutdown(socket.SHUT_RDWR)
+    def _in_time(self, connection: Connection) -> AbstractContextManager[None]:
+        driver = connection.connection.driver_connection
+        return nullcontext() if self._sqlite else cut_after(self._patience, lambda: driver)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import orjson
 
-from store.rows import is_open, row_from
-from store.writing import Write
+from store.rows import row_from
+from store.writes import Write
 
 log = logging.getLogger("llm_platform")
 
@@ -63,8 +63,7 @@ class Spool:
         totals: dict[str, int] = orjson.loads(file.read_bytes()) if file.exists() else {}
         for path in self._folder.glob("*.jsonl"):
             for write in (write for batch in batches(path) for write in batch):
-                spent = 0 if is_open(write.row) else write.row.cost_nano or 0
-                totals[write.row.tenant] = totals.get(write.row.tenant, 0) + spent
+                totals[write.row.tenant] = totals.get(write.row.tenant, 0) + write.spent_nano
         return totals
 
     def rejected(self) -> int:

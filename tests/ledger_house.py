@@ -114,7 +114,7 @@ def locked_out(ledger: Ledger) -> Iterator[None]:
     def refused(*_: object) -> None:
         raise sqlite3.OperationalError("database is locked")
 
-    ledger._writer._connection.driver_connection.execute("PRAGMA busy_timeout=0")
+    ledger._writer._connection.cursor().execute("PRAGMA busy_timeout=0")
     event.listen(ledger._engine, "do_connect", refused)
     with closing(sqlite3.connect(ledger.reader.url.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

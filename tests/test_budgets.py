@@ -22,7 +22,7 @@ from store.db import ledger_url
 from store.ledger import Ledger
 from store.rows import Row
 from store.upkeep import prune
-from store.writing import CLOSES, EXTENDS, NEW, Write
+from store.writes import CLOSES, EXTENDS, NEW, Write
 from tests.ledger_house import (
     NOON,
     PRICE,

@@ -189,14 +189,15 @@ def unanswered_commits(server: PostgresServer, ledger: Ledger) -> Iterator[None]
     with ExitStack() as stack:
         admin = stack.enter_context(psycopg.connect(plain, autocommit=True))
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        stack.callback(setattr, ledger._writer, "_patience", ledger._writer._patience)
+        connection = ledger._writer._connection
+        stack.callback(setattr, connection, "_patience", connection._patience)
         stack.callback((stuck := Event()).set)
         stack.callback(set_standby, admin, "")
         set_standby(admin, "ghost")
         pool.submit(commit_until_one_waits, plain, stuck)
         wait_for_waiting_commit(admin)
         stuck.set()
-        ledger._writer._patience = 0.5
+        connection._patience = 0.5
         yield
 
 

@@ -20,7 +20,7 @@ from store.ledger import Ledger
 from store.rows import Row, row_from
 from store.spool import Spool
 from store.tables import feedback, requests
-from store.writing import CLOSES, EXTENDS, NEW, WITHDRAWS, Write
+from store.writes import CLOSES, EXTENDS, NEW, WITHDRAWS, Write
 from tasks import Ask, Task
 from tests.ledger_house import (
     NOON,

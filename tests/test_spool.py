@@ -17,7 +17,7 @@ from store import reading
 from store.ledger import Ledger
 from store.rows import Row, row_from
 from store.spool import Spool, batches, line_of
-from store.writing import CLOSES, NEW, Write
+from store.writes import CLOSES, NEW, Write
 from tests.ledger_house import (
     NOON,
     PRICE,
