@@ -24,7 +24,8 @@ from chaos.load import Asked
 from chaos.platform import Platform
 from errors import BudgetExceeded
 from prices import format_dollars
-from store.ledger import GRACE_SECONDS, ROUND_SECONDS
+from store.keeper import ROUND_SECONDS
+from store.ledger import GRACE_SECONDS
 from tests.upstream import UpstreamProcess
 
 DEADLINE, FAULT_RATE, MAX_TOKENS = 6.0, 0.15, 30

@@ -103,8 +103,8 @@ def die(ledger: Ledger) -> None:
     """As after kill -9: its lock and its connections are gone, and nothing else was done."""
     ledger._instance._file.close()
     ledger._instance._file = None
-    ledger._stopped.set()
-    ledger._writer.close()
+    ledger._keeper._stopped.set()
+    ledger._intake._writer.close()
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def locked_out(ledger: Ledger) -> Iterator[None]:
     def refused(*_: object) -> None:
         raise sqlite3.OperationalError("database is locked")
 
-    ledger._writer._connection.cursor().execute("PRAGMA busy_timeout=0")
+    ledger._intake._writer._connection.cursor().execute("PRAGMA busy_timeout=0")
     event.listen(ledger._engine, "do_connect", refused)
     with closing(sqlite3.connect(ledger.reader.url.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

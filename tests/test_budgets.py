@@ -384,7 +384,7 @@ def test_a_lease_is_over_a_minute_after_the_request_must_have_ended_and_nobody_e
     clock.now += 2
     living.tend()
     assert in_key(living) == (0, BOUND)
-    other._next_round = 0.0
+    other._keeper._next_round = 0.0
     other.tend()
     assert in_key(other) == (0, 0)
 
@@ -394,12 +394,12 @@ def test_a_row_that_is_extended_while_others_give_it_up_gives_back_what_it_holds
     for attempt in range(5):
         living, other = make_ledger(f"living{attempt}"), make_ledger(f"other{attempt}")
         opened = reserve(living, f"row {attempt}", key(10**9))
-        other._ensure_tables()
+        other._intake.ensure_tables()
         clock.now += 30 + 61
         with ThreadPoolExecutor(2) as pool:
             wish = ask(opened.request_id, budgets=(key(10**9),), **WHO)
             extending = pool.submit(living.extend, opened, 2 * BOUND, wish)
-            pool.submit(other._take_over).result()
+            pool.submit(other._heir.take_over).result()
         assert isinstance(extending.exception(), (LedgerUnavailable, type(None)))
         assert_sums_agree(other)
         assert in_key(other)[1] == 0
@@ -407,7 +407,7 @@ def test_a_row_that_is_extended_while_others_give_it_up_gives_back_what_it_holds
 
 def commit(ledger: Ledger, *writes: Write) -> list[Any]:
     """As the ledger's own batches."""
-    ledger._writer.write(writes)
+    ledger._intake._writer.write(writes)
     return [write.failure for write in writes]
 
 
@@ -669,13 +669,13 @@ def test_threads_that_come_and_go_leave_counters_that_equal_their_rows(make_ledg
             ledger.close(hit(f"hit {name}", budgets=(limit,), **WHO))
 
     for ledger in ledgers:
-        ledger._ensure_tables()
+        ledger._intake.ensure_tables()
 
     def keep() -> None:
         while not stop.wait(0.01):
             clock.now += 40
             for ledger in ledgers:
-                ledger._take_over()
+                ledger._heir.take_over()
 
     with ThreadPoolExecutor(9) as pool:
         keeper = pool.submit(keep)
@@ -683,7 +683,7 @@ def test_threads_that_come_and_go_leave_counters_that_equal_their_rows(make_ledg
         stop.set()
         keeper.result()
     clock.now += 200
-    ledgers[0]._take_over()
-    ledgers[1]._take_over()
+    ledgers[0]._heir.take_over()
+    ledgers[1]._heir.take_over()
     assert_sums_agree(ledgers[0])
     assert in_key(ledgers[0])[1] == 0

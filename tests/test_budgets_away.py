@@ -68,8 +68,8 @@ def in_key(ledger: Ledger) -> tuple[int, int]:
 
 def take_over(ledger: Ledger) -> None:
     """On a connection of after the outage."""
-    ledger._second.close()
-    ledger._take_over()
+    ledger._heir.writer.close()
+    ledger._heir.take_over()
 
 
 def come_back(ledger: Ledger, server: PostgresServer) -> None:
@@ -128,7 +128,7 @@ def test_a_reservation_comes_back_once_whichever_is_first_the_end_of_its_lease_o
     clock = Clock()
     living, other = make_ledger("data1", clock=clock), make_ledger("data2", clock=clock)
     opened = reserve(living, "slow", LIMIT)
-    other._ensure_tables()
+    other._intake.ensure_tables()
     server.stop("immediate")
     settle(living, opened, LIMIT)
     server.start()
@@ -146,7 +146,7 @@ def test_a_dead_processes_bill_in_its_spool_counts_although_its_row_was_given_up
     clock = Clock()
     first, other = make_ledger("data", clock=clock), make_ledger("other", clock=clock)
     opened = reserve(first, "paid", LIMIT)
-    other._ensure_tables()
+    other._intake.ensure_tables()
     server.stop("immediate")
     settle(first, opened, LIMIT)
     die(first)
@@ -165,13 +165,13 @@ def test_a_row_that_grows_while_it_is_given_up_gives_back_what_it_holds_then(mak
     clock = Clock()
     living, other = make_ledger("data1", clock=clock), make_ledger("data2", clock=clock)
     opened = reserve(living, "slow", LIMIT)
-    other._ensure_tables()
+    other._intake.ensure_tables()
     clock.now += 30 + 61
     plain = living.reader.url.render_as_string(False).replace("+psycopg", "")
     with psycopg.connect(plain) as growing, ThreadPoolExecutor(1) as pool:
         growing.execute("UPDATE requests SET reserved_nano = %s", (BOUND + 7,))
         growing.execute("UPDATE budgets SET reserved_nano = %s", (BOUND + 7,))
-        taking = pool.submit(other._take_over)
+        taking = pool.submit(other._heir.take_over)
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
         while not growing.execute(waiting).fetchone()[0]:
             assert not taking.done()
@@ -189,7 +189,7 @@ def unanswered_commits(server: PostgresServer, ledger: Ledger) -> Iterator[None]
     with ExitStack() as stack:
         admin = stack.enter_context(psycopg.connect(plain, autocommit=True))
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        connection = ledger._writer._connection
+        connection = ledger._intake._writer._connection
         stack.callback(setattr, connection, "_patience", connection._patience)
         stack.callback((stuck := Event()).set)
         stack.callback(set_standby, admin, "")

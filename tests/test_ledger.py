@@ -277,7 +277,7 @@ def test_a_row_that_cannot_be_stored_fails_alone_and_stops_nobody(ledger):
 
 def test_open_rows_are_found_by_their_index_and_not_by_walking_the_ledger(small):
     with small.reader.connect() as connection:
-        plan = connection.execute(text(f"EXPLAIN QUERY PLAN {small._writer._sql.all_open}")).all()
+        plan = connection.execute(text(f"EXPLAIN QUERY PLAN {small._intake._writer._sql.all_open}")).all()
     assert any("ix_requests_open" in step[-1] for step in plan)
 
 

@@ -119,7 +119,7 @@ def test_open_rows_of_one_id_are_extended_withdrawn_given_up_and_closed_each_by_
         "third": ("open", 5_000, 0),
     }  # fmt: skip
     (third,) = [row_from(row) for row in rows(living) if row["tenant"] == "third"]
-    living._second.write([Write(third, WITHDRAWS)])
+    living._heir.writer.write([Write(third, WITHDRAWS)])
     living.close(record("order-1", opened=away, tenant="away"))
     assert named(living) == {("away", "order-1"): "settled", ("home", "order-1"): "unknown"}
     assert_sums_agree(living)
@@ -132,15 +132,15 @@ def test_a_mark_finds_the_row_of_its_own_tenant_and_no_other(ledger):
         for tenant in ("home", "away")
     )
     ledger.reader  # noqa: B018  makes the tables
-    ledger._second.write([Write(mine), Write(theirs)])
+    ledger._heir.writer.write([Write(mine), Write(theirs)])
     mine.reserved_nano = 20
-    ledger._second.write([Write(mine, EXTENDS)])
+    ledger._heir.writer.write([Write(mine, EXTENDS)])
     assert {row["tenant"]: row["reserved_nano"] for row in rows(ledger)} == {"home": 20, "away": 9}
     mine.state = "settled"
     for _ in range(2):  # the second time it is looked at row by row
-        ledger._second.write([Write(mine, CLOSES)])
+        ledger._heir.writer.write([Write(mine, CLOSES)])
     assert named(ledger) == {("home", "order-1"): "settled", ("away", "order-1"): "open"}
-    ledger._second.write([Write(theirs, WITHDRAWS)])
+    ledger._heir.writer.write([Write(theirs, WITHDRAWS)])
     assert named(ledger) == {("home", "order-1"): "settled"}
     assert_sums_agree(ledger)
 
@@ -148,14 +148,14 @@ def test_a_mark_finds_the_row_of_its_own_tenant_and_no_other(ledger):
 def test_instances_that_many_tenants_send_one_id_to_do_not_lock_each_other_out(make_ledger):
     ledgers, start = [make_ledger("data1"), make_ledger("data2")], threading.Barrier(2)
     for ledger in ledgers:
-        ledger._get_ready()
+        ledger._intake._get_ready()
 
     def work(place: int) -> None:
         tenants = [f"tenant-{number:03}" for number in range(300)]
         for turn in range(3):
             batch = [_settled(f"order-{turn}", tenant) for tenant in tenants[:: 1 - 2 * place]]
             start.wait()
-            ledgers[place]._commit(batch)
+            ledgers[place]._intake._commit(batch)
             assert [write.failure for write in batch] == [None] * 300
 
     with ThreadPoolExecutor(2) as pool:

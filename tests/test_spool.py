@@ -102,7 +102,7 @@ def test_no_row_is_lost_or_doubled_where_many_write_while_it_goes_and_comes(make
 def test_a_platform_that_starts_without_its_database_serves_and_catches_up(make_ledger, server):
     server.stop("immediate")
     ledger = make_ledger()
-    ledger._get_ready()
+    ledger._intake._get_ready()
     assert buy(ledger, "early") == PRICE
     assert ledger.state == "degraded"
     with pytest.raises(LedgerUnavailable):
@@ -121,7 +121,7 @@ def test_a_dead_processes_spool_is_drained_by_the_next_and_its_open_rows_are_unk
     first.open(ask("cut"), 99_000, "hash", NOON)
     die(first)
     second = make_ledger()
-    second._get_ready()
+    second._intake._get_ready()
     assert buy(second, "later") == 3 * PRICE, "the total goes on although nobody can be asked for it"
     server.start()
     second.tend()
@@ -139,7 +139,7 @@ def test_a_batch_that_was_committed_without_our_knowing_is_not_written_twice(mak
     ledger.open(ask("open"), 99_000, "hash", NOON)
     before = rows(ledger)
     again = [Write(row_from(stored), kind) for stored, kind in zip(before, (CLOSES, NEW, NEW), strict=True)]
-    ledger._second.write(again)
+    ledger._heir.writer.write(again)
     assert rows(ledger) == before
     assert_sums_agree(ledger)
 
@@ -155,11 +155,11 @@ def test_two_that_drain_the_same_spool_at_once_write_its_rows_once(make_ledger, 
     server.start()
     others = [make_ledger("data2"), make_ledger("data3")]
     for other in others:
-        other._get_ready()
+        other._intake._get_ready()
 
     def drain(ledger: Ledger) -> None:
         for batch in batches(path):
-            ledger._second.write(batch)
+            ledger._heir.writer.write(batch)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(drain, others))
