@@ -1,22 +1,16 @@
-"""THE road of every LLM call: cache, flight, provider, bill, record, cache. Knows no Flask.
-
-Above 300 lines, because the road is written once: what it costs and what it records are steps of it.
-"""
+"""THE road of every LLM call: cache, flight, provider, bill, record, cache. Knows no Flask."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from datetime import time as clock_time
 
-from bounds import most_nano
-from chats import ToolCall
-from code_facts import CodeFacts
+from bills import Bills
 from cost_tracker import CostTracker
 from errors import (
     BudgetExceeded,
@@ -26,48 +20,22 @@ from errors import (
     PlatformError,
     Unpriced,
 )
-from lru_cache import ResponseCache, response_key
+from lru_cache import ResponseCache
 from metrics import Metrics
-from prices import Cost, PriceBook
+from prices import PriceBook
 from providers.asking import Meter, Terms, no_cover
-from providers.base import NO_CODE, Billed, Call, Reply
+from providers.base import NO_CODE, Call, Reply
 from providers.chain import Chain
 from providers.gate import Gate
+from remembered import Kept, Keys, kept_of
 from single_flight import FlightTimeout, SharedFailure, SingleFlight
 from store.feedback import classified
 from store.ledger import Ledger
 from store.rows import Row
 from taps import Announced, Tap, Unfenced
-from tasks import NO_USAGE, TEMPERATURES, WORDING_VERSION, Answer, Ask, Bill, Charge, Task, Usage
+from tasks import Answer, Ask, Bill, Task
 
 HIT, MISS, COALESCED, BYPASS, FAILED = "hit", "miss", "coalesced", "bypass", "failed"
-MEMO_SIZE = 1024
-# Prices hold for whole UTC days.
-NOON = clock_time(12, tzinfo=UTC)
-# A remembered answer takes its text and about this much beside it.
-KEPT_OVERHEAD_BYTES = 700
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What is remembered of an answer: its text, what was billed for it, and what records and replies show of it."""
-
-    text: str
-    provider: str
-    model: str
-    charges: tuple[Billed, ...]
-    whole: bool
-    shown: str = ""
-    code: CodeFacts = NO_CODE
-    ignored: tuple[str, ...] = ()
-    calls: tuple[ToolCall, ...] = ()
-    classified: str | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        calls = sum(len(call.arguments.encode()) + KEPT_OVERHEAD_BYTES for call in self.calls)
-        beside = len(self.shown) + len(self.classified or "") + calls
-        return len(self.text.encode()) + beside + KEPT_OVERHEAD_BYTES
 
 
 @dataclass(slots=True)
@@ -113,11 +81,9 @@ class Pipeline:
     ) -> None:
         self._chain, self._terms = chain, terms
         self._cache, self._flights, self._gate = cache, flights, gate
-        self._prices, self._tracker, self._ledger, self._metrics = prices, tracker, ledger, metrics
+        self._tracker, self._ledger, self._metrics = tracker, ledger, metrics
         self._estimate, self._timer, self._clock = estimate, timer, clock
-        # The same few options and the same answers of a day come again with each hit.
-        self._options = functools.lru_cache(MEMO_SIZE)(self._digest_options)
-        self._free_bill = functools.lru_cache(MEMO_SIZE)(self._price_free)
+        self._keys, self._bills = Keys(chain.offer), Bills(prices, chain.name)
 
     def answer(self, ask: Ask, tap: Tap | None = None) -> Answer:
         """The answer and its bill. Raises a PlatformError, billed if upstream calls were.
@@ -126,7 +92,7 @@ class Pipeline:
         is only returned.
         """
         meter = Meter(self._estimate)
-        trip = Trip(ask, self._key(ask), meter, self._timer(), self._clock(), prompt_hash(ask.text), tap)
+        trip = Trip(ask, self._keys.of(ask), meter, self._timer(), self._clock(), prompt_hash(ask.text), tap)
         try:
             return self._answer_or_fail(trip)
         except LedgerUnavailable as failure:
@@ -188,14 +154,14 @@ class Pipeline:
     def _buy(self, trip: Trip, status: str) -> tuple[Kept, Answer]:
         reply = self._reply(trip, status)
         shown = self._tracker.shown(reply.text)  # once: hits are many
-        kept = _kept(reply, trip.meter, shown, classified(trip.ask, reply.text))
+        kept = kept_of(reply, trip.meter, shown, classified(trip.ask, reply.text))
         answer = self._record(trip, reply.text, self._bill(trip, reply.model), status, kept=kept)
         if kept.whole and trip.ask.writes_cache:
             self._cache.put(trip.key, kept)
         return kept, answer
 
     def _reply(self, trip: Trip, status: str) -> Reply:
-        trip.meter.bound = functools.partial(self._bound, trip.day)
+        trip.meter.bound = functools.partial(self._bills.most, trip.day)
         trip.meter.cover = functools.partial(self._cover, trip)
         trip.meter.tap = _tap_of(trip, status)
         try:
@@ -207,44 +173,11 @@ class Pipeline:
 
     def _free(self, trip: Trip, kept: Kept, status: str) -> Answer:
         """An answer that cost nothing; it saved what its calls would cost at today's prices."""
-        bill = self._free_bill(kept.provider, kept.model, kept.charges, trip.day)
+        bill = self._bills.free(kept.provider, kept.model, kept.charges, trip.day)
         return self._record(trip, kept.text, bill, status, kept=kept)
 
-    def _price_free(self, provider: str, model: str, charges: tuple[Billed, ...], today: date) -> Bill:
-        priced = self._price(charges, today)
-        return Bill(
-            usage=_sum(charges),
-            model=model,
-            provider=provider,
-            saved_nano=_added(priced, "total_nano"),
-            charges=_charges(charges, priced),
-        )
-
     def _bill(self, trip: Trip, model: str = "") -> Bill:
-        meter = trip.meter
-        priced = self._price(meter.charges, trip.day)
-        last = meter.charges[-1].model if meter.charges else ""
-        return Bill(
-            usage=_sum(meter.charges),
-            model=model or last,
-            provider=meter.provider or self._chain.name,
-            input_nano=_added(priced, "input_nano"),
-            output_nano=_added(priced, "output_nano"),
-            attempts=meter.attempts,
-            unknown_attempts=meter.unknown_attempts,
-            unknown_nano=meter.unknown_nano,
-            charges=_charges(meter.charges, priced),
-        )
-
-    def _price(self, charges: Sequence[Billed], today: date) -> list[Cost | None]:
-        """The cost of each upstream call; None where its model has no price."""
-        noon = datetime.combine(today, NOON)
-        return [self._prices.cost(call.provider, call.model, call.usage, noon) for call in charges]
-
-    def _bound(self, day: date, provider: str, call: Call) -> int | None:
-        """What a call costs at most; None where its model has no price."""
-        sheet = self._prices.sheet(provider, call.model, datetime.combine(day, NOON))
-        return most_nano(sheet, call.wording, call.max_tokens) if sheet else None
+        return self._bills.paid(trip.meter, trip.day, model)
 
     def _cover(self, trip: Trip, provider: str, call: Call, reserved_nano: int | None) -> None:
         """The row is opened before the first call, and holds more before a call that may add to its cost."""
@@ -308,44 +241,6 @@ class Pipeline:
         if trip.meter.charges:
             failure.bill, failure.overall_nano = answer.bill, answer.overall_nano
 
-    def _key(self, ask: Ask) -> str:
-        options = self._options(
-            ask.task, ask.tenant, ask.model, ask.models, ask.max_tokens, ask.categories, ask.multi_label
-        )
-        return response_key(ask.key_text, ask.task.value, options=options)
-
-    def _digest_options(
-        self,
-        task: Task,
-        tenant: str,
-        model: str | None,
-        models: tuple[str, ...],
-        max_tokens: int | None,
-        categories: tuple[str, ...],
-        multi_label: bool,
-    ) -> str:
-        """Everything beside the text that makes two asks different, as one digest."""
-        return response_key(
-            "",
-            task.value,
-            tenant=tenant,
-            chain=self._chain.offer,
-            model=model,
-            # Else a key would be served what it may not ask for.
-            models=list(models),
-            temperature=TEMPERATURES.get(task),
-            wording=WORDING_VERSION,
-            max_tokens=max_tokens,
-            categories=list(categories),
-            multi_label=multi_label,
-        )
-
-
-def _kept(reply: Reply, meter: Meter, shown: str, marks: str | None) -> Kept:
-    charges = tuple(meter.charges)
-    said = (shown, reply.code, reply.ignored, reply.calls, marks)
-    return Kept(reply.text, reply.provider, reply.model, charges, reply.whole, *said)
-
 
 def _tap_of(trip: Trip, status: str) -> Tap | None:
     """The listener as providers' calls know it: told the text that the task promises."""
@@ -353,24 +248,6 @@ def _tap_of(trip: Trip, status: str) -> Tap | None:
         return None
     tap = Announced(trip.tap, status)
     return Unfenced(tap) if trip.ask.task is Task.CODE else tap
-
-
-def _sum(charges: Sequence[Billed]) -> Usage:
-    if len(charges) == 1:
-        return charges[0].usage
-    return sum((call.usage for call in charges), NO_USAGE)
-
-
-def _added(priced: Sequence[Cost | None], part: str) -> int | None:
-    """What the calls cost together; None if the price of one of them is unknown."""
-    return None if None in priced else sum(getattr(cost, part) for cost in priced)
-
-
-def _charges(calls: Sequence[Billed], priced: Sequence[Cost | None]) -> tuple[Charge, ...]:
-    return tuple(
-        Charge(call.model, call.usage, cost.rates if cost else None, call.provider)
-        for call, cost in zip(calls, priced, strict=True)
-    )
 
 
 def prompt_hash(text: str) -> str:

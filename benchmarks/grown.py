@@ -16,8 +16,8 @@ from werkzeug.test import EnvironBuilder
 from app import create_app
 from benchmarks.children import UNLIMITED, serve_jobs
 from config import Settings
-from pipeline import Kept
 from providers.base import Billed
+from remembered import Kept
 from services import Services, build_services
 from tasks import Usage
 

@@ -17,7 +17,7 @@ FLOORS = {
     "pipeline": 2, "analytics": 2,
     "gemini_wrapper": 1, "providers": 1, "cost_tracker": 1, "store": 1, "metrics": 1, "auth": 1,
     "enhanced_logging": 1, "log_writer": 1, "log_lines": 1, "rotating_file": 1, "usage_sums": 1, "security": 1,
-    "webhook": 1, "soft_limits": 1,
+    "webhook": 1, "soft_limits": 1, "bills": 1, "remembered": 1,
     "addresses": 0, "lru_cache": 0, "single_flight": 0, "tasks": 0, "wording": 0, "prices": 0, "prices_file": 0, "errors": 0, "config": 0, "rules": 0, "rate_windows": 0,
     "token_estimate": 0, "tokenizer": 0, "code_facts": 0, "code_names": 0, "code_shapes": 0,
     "chats": 0, "taps": 0, "streams": 0, "identity": 0, "account_rules": 0, "bounds": 0,
