@@ -13,7 +13,7 @@ from sqlalchemy import insert, select, update
 from errors import NotThere
 from identity import Identity, Role
 from store.account_rows import Key, Organisation, Thing, User, organisation_from, told
-from store.account_tables import organisations
+from store.account_tables import organisations, sessions
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
@@ -73,6 +73,10 @@ class Change:
         if found is not None:
             return organisation_from(dict(found))
         return self.add(organisations, {"name": name}, organisation_from)
+
+    def end_sessions(self, user_id: str) -> None:
+        still_on = (sessions.c.user_id == user_id) & sessions.c.revoked_us.is_(None)
+        self.connection.execute(update(sessions).where(still_on).values(revoked_us=self.now_us))
 
     def _note(self, event: str, after: Thing, before: Thing | None, unseen: str = "") -> None:
         was, now = told(before) if before else {}, told(after)

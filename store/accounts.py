@@ -1,25 +1,34 @@
-"""Organisations, users and API keys. Every change says who, what, from and to in an audit line.
-
-Above 300 lines: what may be done with each of the three stands beside who may do it.
-"""
+"""Organisations, users and API keys. Every change says who, what, from and to in an audit line."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 import account_rules
-from errors import Conflict, Forbidden, InvalidInput, NotThere
-from identity import OPERATOR, OUTSIDE, SCOPES_OF, Identity, Role, Scope
+from errors import Conflict, InvalidInput
+from identity import OPERATOR, SCOPES_OF, Identity, Role, Scope
 from security.api_keys import key_text, mac_of, new_id, new_secret
 from security.guesses import Audit, unheard
 from security.passwords import hashed
 from store.account_changes import Change, row_of
+from store.account_powers import (
+    check_maker,
+    check_owner,
+    check_power,
+    check_still_good,
+    check_unlimited,
+    gained,
+    need,
+    need_there,
+    own_user,
+    reached,
+)
 from store.account_rows import (
     Key,
     Organisation,
@@ -30,7 +39,7 @@ from store.account_rows import (
     organisation_from,
     user_from,
 )
-from store.account_tables import api_keys, organisations, sessions, users, vault
+from store.account_tables import api_keys, organisations, users, vault
 from store.budget_use import shown
 from store.rows import MICRO
 
@@ -69,14 +78,14 @@ class Accounts:
     # Organisations: the operator's.
 
     def create_organisation(self, name: str, by: Identity, **fields: Any) -> Organisation:
-        _need(by is OPERATOR)
+        need(by is OPERATOR)
         columns = columns_of(account_rules.checked({"name": name, **fields}, ("name", "budget")))
         with self._change(by) as change:
             return change.add(organisations, columns, organisation_from)
 
     def change_organisation(self, organisation_id: str, by: Identity, **fields: Any) -> Organisation:
         """name, active, budget. While it is not active none of its keys, users and tokens is served."""
-        _need(by is OPERATOR)
+        need(by is OPERATOR)
         columns = columns_of(account_rules.checked(fields, ("name", "active", "budget")))
         with self._change(by) as change:
             before = organisation_from(change.row(organisations, organisation_id))
@@ -98,13 +107,13 @@ class Accounts:
     ) -> User:
         """organisation: that of `by` if empty. Without a password they cannot sign in."""
         organisation = organisation or by.tenant
-        _need(Scope.ADMIN in by.scopes, by is OPERATOR or organisation == by.tenant)
+        need(Scope.ADMIN in by.scopes, by is OPERATOR or organisation == by.tenant)
         given = {"role": role, "password": password, **fields}
         columns = self._user_columns(account_rules.checked(given, USER_FIELDS))
         columns |= {"name": account_rules.user_name(name), "organisation": organisation}
         with self._change(by) as change:
-            _check_unlimited(change)
-            _check_power(by, SCOPES_OF[Role(columns["role"])])
+            check_unlimited(change)
+            check_power(by, SCOPES_OF[Role(columns["role"])])
             change.row(organisations, organisation)
             return change.add(users, columns, user_from)
 
@@ -113,15 +122,15 @@ class Accounts:
         columns = self._user_columns(account_rules.checked(fields, USER_FIELDS))
         with self._change(by) as change:
             before = user_from(change.row(users, user_id))
-            _find(by is OPERATOR or before.organisation == by.tenant)
+            need_there(by is OPERATOR or before.organisation == by.tenant)
             # A key of theirs could else sign in, and have all the scopes of its user.
             own_password = set(fields) == {"password"} and by.user_id == user_id and not by.key_id
-            _need(Scope.ADMIN in by.scopes or own_password)
-            _check_unlimited(change)
-            _check_power(by, _gained(before, columns))
+            need(Scope.ADMIN in by.scopes or own_password)
+            check_unlimited(change)
+            check_power(by, gained(before, columns))
             unseen = "password" if "password" in fields else ""
             if unseen or fields.get("active") is False:
-                _end_sessions(change, user_id)
+                change.end_sessions(user_id)
             return change.alter(users, before, columns, user_from, unseen=unseen)
 
     def users(self, tenant: str | None = None) -> list[User]:
@@ -136,14 +145,14 @@ class Accounts:
     def user(self, user_id: str, tenant: str | None = None) -> User:
         with self._database.look() as connection:
             found = user_from(row_of(connection, users, user_id))
-        _find(tenant in (None, found.organisation))
+        need_there(tenant in (None, found.organisation))
         return found
 
     def user_named(self, name: str) -> User:
         with self._database.look() as connection:
             named = select(users).where(users.c.name == account_rules.user_name(name))
             found = connection.execute(named).mappings().one_or_none()
-        _find(found is not None)
+        need_there(found is not None)
         return user_from(dict(found or {}))
 
     # Keys.
@@ -164,13 +173,13 @@ class Accounts:
         fields: scopes (a list; all of the role if empty), expires_us, rate_limit, models, budget.
         """
         organisation = organisation or by.tenant
-        owner = _own_user(by) if user_id is None else user_id
+        owner = own_user(by) if user_id is None else user_id
         given = account_rules.checked({"name": name, "role": role, **fields}, KEY_FIELDS)
         scopes = account_rules.scopes_within(given.get("scopes", frozenset()), given["role"])
         secret, key_id = new_secret(), new_id()
         with self._change(by) as change:
-            _check_maker(change, organisation, owner, scopes)
-            _check_owner(change, organisation, owner, scopes)
+            check_maker(change, organisation, owner, scopes)
+            check_owner(change, organisation, owner, scopes)
             columns = columns_of(given) | {"id": key_id, "organisation": organisation, "user_id": owner}
             columns["secret_mac"] = mac_of(self._pepper(), key_id, secret)
             columns["made_by"] = "" if owner else by.key_id
@@ -181,15 +190,15 @@ class Accounts:
         have themselves and its role has."""
         given = account_rules.checked(fields, KEY_FIELDS)
         with self._change(by) as change:
-            before = _reach(change.row(api_keys, key_id), by)
-            _need(Scope.ADMIN in by.scopes or set(fields) <= set(OWN_KEY_FIELDS))
-            _still_good(before, by)
+            before = reached(change.row(api_keys, key_id), by)
+            need(Scope.ADMIN in by.scopes or set(fields) <= set(OWN_KEY_FIELDS))
+            check_still_good(before, by)
             if key_id != by.key_id or not set(fields) <= set(OWN_KEY_FIELDS):
-                _check_unlimited(change)
+                check_unlimited(change)
             wanted = given.get("scopes", frozenset() if "role" in given else before.scopes)
             scopes = account_rules.scopes_within(wanted, given.get("role", before.role))
-            _need(by is OPERATOR or scopes <= by.scopes)
-            _check_owner(change, before.organisation, before.user_id, scopes)
+            need(by is OPERATOR or scopes <= by.scopes)
+            check_owner(change, before.organisation, before.user_id, scopes)
             if "role" in given:
                 given.setdefault("scopes", frozenset())
             return change.alter(api_keys, before, columns_of(given), key_from)
@@ -203,10 +212,10 @@ class Accounts:
             raise InvalidInput(allowed, field="grace_seconds")
         secret = new_secret()
         with self._change(by) as change:
-            before = _reach(change.row(api_keys, key_id), by)
-            _still_good(before, by)
+            before = reached(change.row(api_keys, key_id), by)
+            check_still_good(before, by)
             if key_id != by.key_id:
-                _check_unlimited(change)
+                check_unlimited(change)
             columns: dict[str, Any] = {
                 "old_mac": api_keys.c.secret_mac,
                 "old_until_us": self._now_us() + round(grace_seconds * MICRO),
@@ -218,7 +227,7 @@ class Accounts:
     def revoke_key(self, key_id: str, by: Identity) -> Key:
         """From now on nobody is served with it; to revoke it again changes nothing."""
         with self._change(by) as change:
-            before = _reach(change.row(api_keys, key_id), by)
+            before = reached(change.row(api_keys, key_id), by)
             if before.revoked_us is not None:
                 return before
             columns = {"revoked_us": self._now_us()}
@@ -237,13 +246,13 @@ class Accounts:
     def key(self, key_id: str, tenant: str | None = None) -> Key:
         with self._database.look() as connection:
             found = key_from(row_of(connection, api_keys, key_id))
-        _find(tenant in (None, found.organisation))
+        need_there(tenant in (None, found.organisation))
         return found
 
     def reach(self, key_id: str, by: Identity) -> Key:
         """A key that `by` may see and change."""
         with self._database.look() as connection:
-            return _reach(row_of(connection, api_keys, key_id), by)
+            return reached(row_of(connection, api_keys, key_id), by)
 
     def shown(self, *things: Thing) -> list[dict[str, Any]]:
         """Any of these as JSON for people, with what is used of their budgets now."""
@@ -285,97 +294,3 @@ class Accounts:
 
     def _now_us(self) -> int:
         return round(self._clock() * MICRO)
-
-
-def _reach(row: Mapping[str, Any], by: Identity) -> Key:
-    """The key of a row, if `by` may see and change it."""
-    key = key_from(row)
-    if by is not OPERATOR:
-        _find(key.organisation == by.tenant)
-        _find(Scope.ADMIN in by.scopes or (_is_own(row, by) and Scope.KEYS in by.scopes))
-    return key
-
-
-def _is_own(row: Mapping[str, Any], by: Identity) -> bool:
-    """One's user's, else the key itself, and those of no user that it made."""
-    if by.user_id:
-        return bool(row["user_id"] == by.user_id)
-    return not row["user_id"] and bool(by.key_id) and by.key_id in (row["id"], row["made_by"])
-
-
-def _check_maker(change: Change, organisation: str, owner: str, scopes: frozenset[Scope]) -> None:
-    """Whether they may make a key of these scopes for that owner."""
-    by = change.by
-    if by is OPERATOR:
-        return
-    _need(bool({Scope.KEYS, Scope.ADMIN} & by.scopes))
-    _find(organisation == by.tenant)
-    if not scopes <= by.scopes:
-        raise Forbidden("A key can have no scope that you lack. Name fewer in `scopes`.")
-    # A key of somebody from outside would outlive what their issuer says of them.
-    own = owner == _own_user(by) and not by.user_id.startswith(OUTSIDE)
-    _need(Scope.ADMIN in by.scopes or own)
-    _check_unlimited(change)
-
-
-def _check_unlimited(change: Change) -> None:
-    """A key with an end, a limit or a budget could else give itself, or another, what it lacks."""
-    if change.by.key_id and _is_limited(key_from(change.row(api_keys, change.by.key_id))):
-        raise Forbidden(
-            "This key is limited, so it makes and changes no other. Sign in, or ask an administrator."
-        )
-
-
-def _check_power(by: Identity, scopes: frozenset[Scope]) -> None:
-    """Whoever makes a user, or gives them a password, could sign in as them."""
-    if by is not OPERATOR and not scopes <= by.scopes:
-        raise Forbidden(
-            "A user can have no scope that you lack. Sign in, or use a key with all scopes of that role."
-        )
-
-
-def _gained(before: User, columns: Mapping[str, Any]) -> frozenset[Scope]:
-    """What a change of a user puts into somebody's hands: with a password all of their role, else what the role adds."""
-    after = SCOPES_OF[Role(columns.get("role", before.role))]
-    return after if columns.get("password_hash") else after - SCOPES_OF[before.role]
-
-
-def _check_owner(change: Change, organisation: str, owner: str, scopes: frozenset[Scope]) -> None:
-    change.row(organisations, organisation)
-    if not owner:
-        return
-    user = user_from(change.row(users, owner))
-    _find(user.organisation == organisation)
-    if not scopes <= SCOPES_OF[user.role]:
-        raise InvalidInput(f"The user is a {user.role} and can have no key of more.", field="role")
-
-
-def _own_user(by: Identity) -> str:
-    """Whose keys they make by themselves; those of another issuer and the operator are no users of ours."""
-    return "" if by is OPERATOR or by.user_id.startswith(OUTSIDE) else by.user_id
-
-
-def _end_sessions(change: Change, user_id: str) -> None:
-    still_on = (sessions.c.user_id == user_id) & sessions.c.revoked_us.is_(None)
-    change.connection.execute(update(sessions).where(still_on).values(revoked_us=change.now_us))
-
-
-def _find(is_there: bool) -> None:
-    if not is_there:
-        raise NotThere()
-
-
-def _need(*allowed: bool) -> None:
-    if not all(allowed):
-        raise Forbidden()
-
-
-def _still_good(key: Key, by: Identity) -> None:
-    """To give a key that can do more than oneself a new secret would be to get all that it can do."""
-    _need(key.scopes <= by.scopes)
-    if key.revoked_us is not None:
-        raise Conflict("This key was revoked, and stays so. Make a new one.")
-
-
-def _is_limited(key: Key) -> bool:
-    return bool(key.expires_us or key.models or key.rate_limit or key.budget)
