@@ -60,9 +60,8 @@ class OneConnection:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if (
-            self.on_sqlite
-        ):  # closing alone keeps the lock, as long as a statement is remembered by a traceback
+        if self.on_sqlite:
+            # Closing alone keeps the lock, as long as a statement is remembered by a traceback.
             with suppress(sqlite3.Error):
                 connection.driver_connection.rollback()
         connection.invalidate()

@@ -50,10 +50,6 @@ class Sums:
         for counter in holds_of(row):
             _plus(self.budgets.setdefault(counter, [0, 0]), (0, row.reserved_nano or 0))
 
-    def add_all(self, rows: Iterable[Row]) -> None:
-        for row in rows:
-            self.add(row)
-
 
 def counters_of(row: Row) -> Iterator[tuple[str, int]]:
     """The counters of everybody who pays for a row: of its key, its user and its tenant, in each period."""

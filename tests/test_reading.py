@@ -348,7 +348,8 @@ def test_the_made_up_sums_are_those_that_the_ledger_keeps(ledger, rows):
             for table in (usage_hours, usage_days)
         }
     sums = Sums()
-    sums.add_all(row_from(row) for row in stored)
+    for row in stored:
+        sums.add(row_from(row))
     assert tables == {usage_hours: sums.hours, usage_days: sums.days}
 
 
