@@ -14,6 +14,7 @@ from api.failures import Failures
 from api.hooks import add_hooks
 from api.ops import build_ops
 from api.replies import EXPOSED_HEADERS
+from api.reports import desk
 from api.v1 import build_v1
 from api.v2 import build_v2
 from api.visit import add_headers, current_tenant
@@ -47,7 +48,11 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
         app.register_blueprint(blueprint)
     app.register_blueprint(
         build_dashboard(
-            lambda: house.ledger.reader, house.prices, house.logger.recent_events, tenant=current_tenant
+            lambda: house.ledger.reader,
+            house.prices,
+            house.logger.recent_events,
+            tenant=current_tenant,
+            clock=lambda: desk().clock(),  # all reports of one app read one clock
         )
     )
     return app
