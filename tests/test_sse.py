@@ -132,7 +132,8 @@ def test_the_head_of_a_hit_says_what_it_saved_as_that_of_a_plain_reply_does(each
     response, told = stream(each)
     plain = each.post("text", PROMPT)
     assert [name for name, _ in told] == ["message", "bill"]
-    changing = {"X-Request-ID", "Content-Type", "Content-Length", "X-Accel-Buffering", "RateLimit-Remaining"}
+    changing = {"X-Request-ID", "Content-Type", "Content-Length", "X-Accel-Buffering"}
+    changing |= {"RateLimit-Remaining", "RateLimit-Reset"}  # the second is told by the clock
     ours, theirs = (
         {name: value for name, value in each_response.headers if name not in changing}
         for each_response in (response, plain)
@@ -326,15 +327,12 @@ def test_what_a_provider_refuses_at_once_is_a_plain_error_with_its_bill(each, up
 
 
 def test_a_drip_ends_at_the_deadline_with_a_plain_504(make_house, upstream):
-    house = make_house(**live("gemini", upstream) | {"llm_timeout_seconds": 0.6})
+    house = make_house(**live("gemini", upstream) | {"llm_timeout_seconds": 4.0})
     house.services.warm()
-    upstream.script(*["drip"] * 3)
-    took = []
-    for _ in range(3):
-        began = time.monotonic()
-        response = refused(house, 504, "deadline")
-        took.append(time.monotonic() - began)
-    assert 0.6 <= min(took) < 0.6 + 0.5, took  # the best of three: the machine has other work
+    upstream.script("drip")
+    began = time.monotonic()
+    response = refused(house, 504, "deadline")
+    assert 4.0 <= time.monotonic() - began < 20  # dripped to its end it takes many minutes
     row = row_of(house, response)
     assert (row["status"], row["unknown_attempts"], row["state"]) == (504, 1, "unknown")
 
@@ -449,30 +447,27 @@ def test_content_that_is_blocked_in_mid_stream_is_an_error_event_billed_as_the_p
 
 
 def test_the_deadline_covers_the_whole_stream(make_house, upstream):
-    house = make_house(**live("gemini", upstream) | {"llm_timeout_seconds": 0.6})
+    house = make_house(**live("gemini", upstream) | {"llm_timeout_seconds": 4.0})
     house.services.warm()
-    upstream.script(*[Fault("ok", pause=60.0)] * 3)
-    took = []
-    for _ in range(3):
-        began = time.monotonic()
-        response, told = stream(house)
-        took.append(time.monotonic() - began)
-        assert [name for name, _ in told] == ["message", "error", "bill"]
-    assert 0.6 <= min(took) < 0.6 + 0.5, took
+    upstream.script(Fault("ok", pause=60.0))
+    began = time.monotonic()
+    response, told = stream(house)
+    assert 4.0 <= time.monotonic() - began < 30  # its next piece comes after a minute
+    assert [name for name, _ in told] == ["message", "error", "bill"]
     assert told[1][1]["code"] == "deadline"
     assert row_of(house, response)["status"] == 504
     assert upstream.wait_idle()
-    assert [call.delivered for call in upstream.journal] == [False] * 3
+    assert [call.delivered for call in upstream.journal] == [False]
 
 
 def test_where_another_provider_could_have_taken_over_a_stream_that_has_begun_still_has_all_its_time(
     make_house, upstream
 ):
     """The first of two providers may use half of the time; its stream may use the rest as well."""
-    both = live("openai", upstream) | {"llm_providers": ("gemini", "openai"), "llm_timeout_seconds": 2.0}
+    both = live("openai", upstream) | {"llm_providers": ("gemini", "openai"), "llm_timeout_seconds": 8.0}
     house = make_house(**both | {"google_api_key": "any-key", "gemini_base_url": upstream.url})
     house.services.warm()
-    upstream.script(Fault("ok", pause=0.45))
+    upstream.script(Fault("ok", pause=1.5))
     _, told = stream(house)
     assert [name for name, _ in told] == ["message"] * 4 + ["bill"]
     assert told[-1][1]["provider"] == "gemini"
