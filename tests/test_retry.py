@@ -237,15 +237,16 @@ def test_the_providers_second_is_waited_for_and_one_bill_is_written(house, upstr
     assert nano(response) == nano(response, "Overall") > 0
 
 
-def test_a_wait_of_47_seconds_is_handed_to_a_caller_with_ten(make_house, upstream):
-    house = make_house(llm_timeout_seconds=10.0)
+def test_a_wait_of_47_seconds_is_handed_to_a_caller_with_forty(make_house, upstream):
+    house = make_house(llm_timeout_seconds=40.0)
+    house.services.warm()
     upstream.script(Fault("rate_limited", delay="47s"))
     began = time.monotonic()
     response = house.post("text", PROMPT)
     assert (response.status_code, response.get_json()["code"]) == (429, "upstream_rate_limited")
     assert response.headers["Retry-After"] == "47"
     assert len(upstream.journal) == 1
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # neither the delay nor all of the caller's time is waited for
 
 
 def test_five_503s_are_five_calls_and_then_502(make_house, settings, upstream):
