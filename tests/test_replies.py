@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from decimal import Decimal
 
 import pytest
 
 from api.replies import EXPOSED_HEADERS, bill_headers
 from tasks import Bill, Usage
+from tests.servers.ports import free_port
 from tests.test_schemas import assert_refused
 from tests.upstream import CANARY, Fault
 
@@ -143,8 +143,7 @@ def test_what_the_provider_said_in_failing_never_reaches_the_caller(
 
 
 def test_a_provider_that_cannot_be_reached_is_503_with_a_time_to_wait(make_house):
-    with socket.create_server(("127.0.0.1", 0)) as closed_in_a_moment:
-        port = closed_in_a_moment.getsockname()[1]
+    port = free_port()
     house = make_house(llm_max_attempts=1, gemini_base_url=f"http://127.0.0.1:{port}")
     response = house.post("text", PROMPT)
     assert (response.status_code, response.get_json()["code"]) == (503, "no_provider")
