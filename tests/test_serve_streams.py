@@ -42,7 +42,7 @@ def test_sigterm_lets_every_stream_come_to_its_bill(live, upstream):  # noqa: F8
     for events in told:
         assert [name for name, _ in events if name != "comment"] == ["message"] * 3 + ["bill"]
         assert said(events)
-    assert platform.process.wait(10) == 0
+    assert platform.process.wait(60) == 0
     assert "Traceback" not in platform.stderr
     assert Counter((row["state"], row["status"]) for row in kept(platform)) == {("settled", 200): 8}
     for reader, _ in streams:
@@ -69,7 +69,7 @@ def test_a_second_signal_does_not_wait_for_streams(live, upstream):  # noqa: F81
     assert wait_until(lambda: refuses(platform.port))
     began = time.monotonic()
     assert platform.end(signal.SIGTERM) == 1
-    assert time.monotonic() - began < 7
+    assert time.monotonic() - began < 15  # waitress takes five, the whole drain thirty
     assert [row["state"] for row in kept(platform)] == ["open"]
 
 
