@@ -86,8 +86,9 @@ def upstream_server() -> Iterator[Upstream]:
 @pytest.fixture
 def upstream(upstream_server: Upstream) -> Upstream:
     """The loopback Gemini, its journal empty and its faults off."""
-    upstream_server.reset()
     upstream_server.latency, upstream_server.meet, upstream_server.held = 0.0, 0, False
+    upstream_server.wait_idle()  # what the test before has left must not be found in the journal of this one
+    upstream_server.reset()
     return upstream_server
 
 

@@ -565,6 +565,14 @@ def raw_ask(port: int) -> socket.socket:
     return raw
 
 
+def test_what_was_sent_is_in_the_journal_though_the_client_has_left_at_once(upstream: Upstream) -> None:
+    upstream.latency = 30
+    for number in range(1, 21):
+        raw_ask(upstream.port).close()
+        assert upstream.wait_idle()
+        assert len(upstream.journal) == number
+
+
 def test_a_client_that_leaves_before_the_reply_was_not_answered(upstream: Upstream) -> None:
     upstream.latency = 30
     raw = raw_ask(upstream.port)

@@ -27,6 +27,8 @@ class Upstream:
     """
 
     MEETING = 60.0
+    # Of the loop: more than a connection and its request take from the kernel to the journal.
+    TURNS = 20
 
     def __init__(
         self,
@@ -152,8 +154,14 @@ class Upstream:
         return self._journal.max_in_flight
 
     def wait_idle(self, timeout: float = 5.0) -> bool:
-        """Wait until no call runs: a call whose client has left is told so a moment later."""
+        """Wait until all that was sent is in the journal and no call runs: a call whose client has left is told so a
+        moment later, and one that was given up at once is read after that only."""
+        self._run(self._read_on())
         return self._journal.wait_idle(timeout)
+
+    async def _read_on(self) -> None:
+        for _ in range(self.TURNS):
+            await asyncio.sleep(0)
 
     # Serving, in the loop's thread.
 
