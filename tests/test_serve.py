@@ -232,7 +232,7 @@ def test_the_first_health_answer_comes_within_seconds_of_the_start(start, record
     )
     assert status == 200
     assert "Server" not in headers
-    assert seconds < 20
+    assert seconds < 60, "ten were seen on two cores with a load of twelve"
     spent = psutil.Process(platform.process.pid).cpu_times()
     assert spent.user + spent.system < 5, "of the CPU: those on the clock are shared with whatever else runs"
 
