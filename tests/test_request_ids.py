@@ -21,6 +21,7 @@ from store.rows import Row, row_from
 from store.spool import Spool
 from store.tables import feedback, requests
 from store.writes import CLOSES, EXTENDS, NEW, WITHDRAWS, Write
+from store.writing import LONG_PATIENCE_SECONDS
 from tasks import Ask, Task
 from tests.ledger_house import (
     NOON,
@@ -146,9 +147,11 @@ def test_a_mark_finds_the_row_of_its_own_tenant_and_no_other(ledger):
 
 
 def test_instances_that_many_tenants_send_one_id_to_do_not_lock_each_other_out(make_ledger):
-    ledgers, start = [make_ledger("data1"), make_ledger("data2")], threading.Barrier(2)
+    ledgers, start = [make_ledger("data1"), make_ledger("data2")], threading.Barrier(2, timeout=60)
     for ledger in ledgers:
         ledger._intake._get_ready()
+        # They wait for each other's batches, which may take long here; in a deadlock PostgreSQL ends one by itself.
+        ledger._intake._writer._connection._patience = LONG_PATIENCE_SECONDS
 
     def work(place: int) -> None:
         tenants = [f"tenant-{number:03}" for number in range(300)]
