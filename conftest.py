@@ -14,6 +14,8 @@ import certifi
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck
+from hypothesis import settings as examples
 from sqlalchemy.engine import URL, make_url
 
 from app import create_app
@@ -27,6 +29,12 @@ from tests.upstream import Upstream
 
 # With LIVE=1 and a real key in .env the fifteen named tests run against Google.
 LIVE = os.environ.get("LIVE") == "1"
+
+# The same examples in each run, however long the machine takes for one of them.
+examples.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+examples.load_profile("steady")
 
 
 @dataclass
