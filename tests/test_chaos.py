@@ -284,8 +284,8 @@ def test_a_plan_is_the_same_for_the_same_seed():
 # The PostgreSQL that breaks on demand.
 
 
-def rows_of(url: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url.replace("+psycopg", ""), connect_timeout=2) as connection:
+def rows_of(url: str, seconds: int = 30) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url.replace("+psycopg", ""), connect_timeout=seconds) as connection:
         return connection.execute("SELECT number FROM kept").fetchall()
 
 
@@ -302,7 +302,7 @@ def test_postgresql_comes_back_at_the_same_place_with_what_it_was_given():
             assert rows_of(url) == [(1,)]
         server.freeze()
         with pytest.raises(psycopg.errors.ConnectionTimeout):  # taken by the kernel, and then nothing
-            rows_of(url)
+            rows_of(url, seconds=2)
         server.thaw()
         assert rows_of(url) == [(1,)]
 
