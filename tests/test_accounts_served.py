@@ -78,9 +78,15 @@ def test_a_revocation_reaches_two_processes_within_a_second(start, tmp_path):
         revoke(key_id)
         revoked = time.monotonic()
         waiting, latest = {one, other}, 0.0
-        while waiting and time.monotonic() - revoked < 10:
-            waiting -= {platform for platform in waiting if status(platform) == 401}
-            latest = time.monotonic() - revoked
+        while waiting and time.monotonic() - revoked < 30:
+            for platform in list(waiting):
+                asked = (
+                    time.monotonic() - revoked
+                )  # a reply may come late: what counts is when it was asked for
+                if status(platform) == 401:
+                    waiting.remove(platform)
+                else:
+                    latest = asked
         assert not waiting
         assert latest <= 1.0
         for connection in connections.values():

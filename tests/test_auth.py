@@ -9,6 +9,7 @@ import time
 import timeit
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from tests.account_house import (
     open_registry,
     refused,
 )
+from tests.readers import wait_until
 
 DAY = 86_400
 
@@ -289,35 +291,41 @@ def test_when_a_key_was_last_used_is_noted_once_a_minute(registry):
     assert registry.accounts.key(key.id).last_used_us == round(registry.hands.now * 1_000_000)
 
 
-def _revoke(url: str, folder: Path, key_id: str) -> None:
+def _revoke(url: str, folder: Path, key_id: str, told: Pipe) -> None:
     registry = open_registry(make_url(url), folder, time.time())
     registry.accounts.revoke_key(key_id, OPERATOR)
+    told.send(time.monotonic())  # the processes of one machine have this clock in common
     registry.database.close()
 
 
 def test_another_process_sees_a_revocation_within_a_second(make_registry, accounts_url, tmp_path):
+    """An ask counts from when it began: the machine may stop between its answer and a look at the clock."""
     registry = make_registry()
     registry.auth._timer = time.monotonic
     registry.auth._clock = time.time
     key, shown = registry.key()
-    assert registry.who(shown)
-    address = accounts_url.render_as_string(hide_password=False)
-    other = multiprocessing.get_context("spawn").Process(
-        target=_revoke, args=(address, tmp_path / "data", key.id)
-    )
-    other.start()
-    served = 0.0
-    while True:
+    served: list[float] = []
+
+    def is_refused() -> bool:
+        began = time.monotonic()
         try:
             registry.who(shown)
-            served = time.time()
         except Unauthorized:
-            break
-        assert other.is_alive() or time.time() < served + 1
-        time.sleep(0.01)  # a real clock, because two processes share no other
-    other.join(30)
-    assert other.exitcode == 0
-    assert served - registry.accounts.key(key.id).revoked_us / 1_000_000 < 1
+            return True
+        served.append(began)
+        return False
+
+    assert not is_refused()
+    address = accounts_url.render_as_string(hide_password=False)
+    spawn = multiprocessing.get_context("spawn")
+    heard, told = spawn.Pipe(duplex=False)
+    with heard, told:
+        other = spawn.Process(target=_revoke, args=(address, tmp_path / "data", key.id, told))
+        other.start()
+        assert wait_until(is_refused, 60)
+        other.join(60)
+        assert other.exitcode == 0
+        assert served[-1] - heard.recv() < 1
 
 
 # Where the database is away.
@@ -598,10 +606,10 @@ def test_a_known_caller_costs_at_most_a_twentieth_of_a_millisecond(registry):
     registry.auth.identify(header, None, ADDRESS)
     rounds = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = time.thread_time()  # what others do on this machine meanwhile is no cost of ours
         for _ in range(1000):
             registry.auth.identify(header, None, ADDRESS)
-        rounds.append((time.perf_counter() - begun) / 1000)
+        rounds.append((time.thread_time() - begun) / 1000)
     assert min(rounds) < 0.000_05
 
 
