@@ -319,8 +319,9 @@ def test_who_shares_a_flight_pays_nothing_and_reserves_nothing(make, provider):
     assert len(provider.calls) == 1
 
 
-def test_a_leader_that_cannot_pay_keeps_nobody_else_from_an_answer(make, provider):
+def test_a_leader_that_cannot_pay_keeps_nobody_else_from_an_answer(make, provider, monkeypatch):
     """The poor one leads and waits for its own call in flight; who follows is not refused with it."""
+    monkeypatch.setattr("store.ledger.BUSY_SECONDS", 30.0)
     house = make(key("poor", bound_of(HOLD)))
     provider.gate.clear()
     with ThreadPoolExecutor(4) as pool:
@@ -339,8 +340,9 @@ def test_a_leader_that_cannot_pay_keeps_nobody_else_from_an_answer(make, provide
     assert_sums_agree(house.services.ledger)
 
 
-def test_asks_that_wait_for_their_budget_leave_room_for_all_others(make, provider):
+def test_asks_that_wait_for_their_budget_leave_room_for_all_others(make, provider, monkeypatch):
     """Sixteen threads: 14 asks in the air, of which 7 may wait so, and 3 of one key."""
+    monkeypatch.setattr("store.ledger.BUSY_SECONDS", 30.0)
     house = make(key("poor", bound_of(HOLD)), threads=16, upstream_concurrency=8)
     provider.gate.clear()
     with ThreadPoolExecutor(24) as pool:

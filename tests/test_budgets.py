@@ -496,7 +496,8 @@ def test_an_ask_is_told_when_a_call_in_flight_gives_something_back(make_ledger, 
     assert_sums_agree(ledger)
 
 
-def test_an_ask_waits_for_what_another_instance_gives_back(make_ledger):
+def test_an_ask_waits_for_what_another_instance_gives_back(make_ledger, monkeypatch):
+    monkeypatch.setattr("store.ledger.BUSY_SECONDS", 30.0)
     ledger, other = make_ledger("data1", seats=(2, 2)), make_ledger("data2")
     limit = key(BOUND + PRICE)
     opened = reserve(other, "one", limit)
@@ -542,7 +543,8 @@ def test_a_call_that_holds_something_waits_for_nobody(make_ledger, monkeypatch):
     assert in_key(ledger) == (2 * PRICE, 0)
 
 
-def test_few_asks_of_one_budget_wait_and_leave_seats_for_others(make_ledger):
+def test_few_asks_of_one_budget_wait_and_leave_seats_for_others(make_ledger, monkeypatch):
+    monkeypatch.setattr("store.ledger.BUSY_SECONDS", 30.0)
     ledger = make_ledger(seats=(3, 2))
     mine, theirs = key(BOUND), Budget("key:k2", TOTAL, BOUND)
     held = [reserve(ledger, "one", mine), reserve(ledger, "other", theirs, key_id="k2")]
@@ -572,8 +574,9 @@ ROOM = 10
 
 
 @pytest.mark.parametrize("instances", [1, 2])
-def test_of_many_callers_as_many_are_served_as_there_is_room_for(make_ledger, instances):
+def test_of_many_callers_as_many_are_served_as_there_is_room_for(make_ledger, monkeypatch, instances):
     """A burst of 100 on each of five keys with room for ten: bounds are three times what calls cost."""
+    monkeypatch.setattr("store.ledger.BUSY_SECONDS", 30.0)
     ledgers = [make_ledger(f"data{number}", seats=(64, 32)) for number in range(instances)]
     limit = 9 * PRICE + BOUND
 
