@@ -201,6 +201,16 @@ OUTAGE_LIES: dict[str, tuple[Callable[[list[Asked]], None], str]] = {
 }
 
 
+@pytest.mark.parametrize(("late", "kinds"), [(500, set()), (2900, {"refusals that were not quick"})])
+def test_a_short_outage_is_held_against_most_refusals_as_it_shares_its_machine(act, late, kinds):
+    act.run = Run("outage", 1, True, act.run.folder)
+    act.run.figures["alone"] = {}
+    fresh = during()
+    for place in range(50, 50 + late):
+        change(place, seconds=2.0)(fresh)
+    assert verdict(act, fresh) == kinds
+
+
 def test_an_outage_as_it_should_be_is_no_problem(act):
     assert verdict(act, during()) == set()
 
