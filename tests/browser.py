@@ -10,9 +10,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+# For whatever a page is to do or to show; reached only where it does not.
+PATIENCE_MS = 40_000
 # Told by the page itself; the browser's own console lines do not name the rule.
 WATCH_POLICY = """
 window.refusals = [];
@@ -33,6 +35,7 @@ def launched() -> Iterator[Browser]:
     if path is None:
         pytest.skip("there is no Chromium; `make browser` installs it or says how")
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE_MS)
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
         browser.close()
@@ -44,13 +47,18 @@ class Visit:
     def __init__(self, browser: Browser, base: str, **options: Any) -> None:
         self.base, self.troubles = base, []
         self.asked: list[str] = []
+        self._replies: dict[str, Response] = {}
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        self.context.set_default_timeout(40_000)
+        self.context.set_default_timeout(PATIENCE_MS)
         self.context.add_init_script(WATCH_POLICY)
         self.page: Page = self.context.new_page()
         self.page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
         self.page.on("console", self._heard)
         self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("response", self._answered)
+
+    def _answered(self, response: Response) -> None:
+        self._replies[urlsplit(response.url).path] = response
 
     def _heard(self, message: Any) -> None:
         if message.type in ("error", "warning"):
@@ -64,6 +72,10 @@ class Visit:
             for name in ("spend", "requests", "latency", "errors"):
                 self.page.wait_for_selector(f"#chart-{name} .main-svg")
         return self.page
+
+    def told(self, path: str = "/dashboard/data") -> Any:
+        """The figures that the page itself has got last: asked for once more they may be those of the next hour."""
+        return self._replies[path].json()
 
     def polls(self) -> int:
         return sum("/dashboard/data" in address for address in self.asked)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -91,10 +90,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Platform]]:
         platform.close()
 
 
-def data_of(platform: Platform, hours: int = 24) -> dict[str, Any]:
-    return json.loads(platform.request("GET", f"/dashboard/data?hours={hours}")[2])
-
-
 def title_of(page: Page, place: str) -> str:
     """The exact amount behind a figure, as format_dollars has it."""
     return page.locator(place).get_attribute("title").removeprefix("$").replace(",", "")
@@ -104,6 +99,12 @@ def stopped(page: Page) -> Page:
     """The page with its clock at a stand: it asks only when a test moves the clock on."""
     page.clock.pause_at(time.time() + 1)
     return page
+
+
+def still(shown: Visit) -> Page:
+    """The page as it is opened, with figures that stay: it asks for no others by itself."""
+    shown.page.clock.install()
+    return stopped(shown.open())
 
 
 def next_poll(page: Page, count: int = 1) -> None:
@@ -118,10 +119,11 @@ def next_poll(page: Page, count: int = 1) -> None:
 
 
 def test_the_page_shows_the_figures_of_the_ledger_to_the_nano_dollar(seeded, visit):
-    page = visit(seeded).open()
-    data, forecast = data_of(seeded), json.loads(seeded.request("GET", "/dashboard/forecast")[2])
-    sums, spend = data["sums"], data["spend"]
+    shown = visit(seeded)
+    page = still(shown)
     expect(page.locator("#forecast-range")).to_have_text(re.compile("80 % interval"))
+    data, forecast = shown.told(), shown.told("/dashboard/forecast")
+    sums, spend = data["sums"], data["spend"]
     saved = int(sums["saved_hit_nano"]) + int(sums["saved_coalesced_nano"])
     amounts = {
         "#spend-month": spend["month"]["cost_nano"],
@@ -143,8 +145,9 @@ def test_the_page_shows_the_figures_of_the_ledger_to_the_nano_dollar(seeded, vis
 
 
 def test_the_lists_show_every_name_and_the_last_requests_and_languages(seeded, visit):
-    page = visit(seeded).open()
-    data = data_of(seeded)
+    shown = visit(seeded)
+    page = still(shown)
+    data = shown.told()
     for name in ("models", "providers", "keys", "endpoints"):
         shown = page.locator(f"#{name} tbody tr")
         assert shown.count() == len(data[name])
@@ -157,12 +160,14 @@ def test_the_lists_show_every_name_and_the_last_requests_and_languages(seeded, v
 
 
 def test_the_window_can_be_chosen_and_stays_over_a_reload(seeded, visit):
-    page = visit(seeded).open()
+    shown = visit(seeded)
+    page = still(shown)
     for hours, name in (("168", "Last 7 days"), ("720", "Last 30 days")):
         page.locator(f"input[value='{hours}']").check(force=True)
         expect(page.locator("#window-name")).to_have_text(name)
-        expected = data_of(seeded, int(hours))["sums"]["requests"]
-        expect(page.locator("#window-requests")).to_have_text(f"{expected:,}")
+        told = shown.told()
+        assert told["window"]["hours"] == int(hours)
+        expect(page.locator("#window-requests")).to_have_text(f"{told['sums']['requests']:,}")
     page.reload()
     expect(page.locator("#window-name")).to_have_text("Last 30 days")
     assert page.locator("input[value='720']").is_checked()
@@ -204,8 +209,9 @@ def test_no_digit_of_an_amount_is_lost(seeded, visit):
 
 
 def test_each_chart_has_words_and_a_table_of_the_same_figures(seeded, visit):
-    page = visit(seeded).open()
-    series = data_of(seeded)["series"]
+    shown = visit(seeded)
+    page = still(shown)
+    series = shown.told()["series"]
     for name in ("spend", "requests", "latency", "errors"):
         plot = page.locator(f"#chart-{name} .plot")
         assert plot.get_attribute("role") == "img"
@@ -224,11 +230,12 @@ def test_a_new_request_appears_without_a_reload(seeded, visit):
     shown = visit(seeded)
     shown.page.clock.install()
     page = shown.open()
-    before = data_of(seeded)["sums"]["requests"]
     assert seeded.ask("something new", X_Request_ID="the-new-one")[0] == 200
     next_poll(page)
-    expect(page.locator("#window-requests")).to_have_text(f"{before + 1:,}")
-    newest = data_of(seeded)["requests"][0]["request_id"]
+    told = shown.told()
+    expect(page.locator("#window-requests")).to_have_text(f"{told['sums']['requests']:,}")
+    newest = told["requests"][0]["request_id"]
+    assert newest == "the-new-one"
     expect(page.locator("#requests td.id").first).to_have_text(newest)
     assert sum(address.endswith("/dashboard/") for address in shown.asked) == 1
 
