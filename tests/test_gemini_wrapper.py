@@ -31,7 +31,7 @@ HELLO = {"prompt": "Say hello."}
 CHOICE = {"text": "I love this phone.", "categories": ["positive", "negative"]}
 # Their journal is the oracle here, so each example starts it anew.
 WIRE_EXAMPLES = examples(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 
 
