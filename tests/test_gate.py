@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -17,8 +18,9 @@ from providers.base import Call, Reply
 from providers.gate import Gate, GatedProvider
 from providers.sandbox import SandboxProvider
 from services import FAILING, asks_in_air, build_services
-from tasks import Usage
+from tasks import Ask, Task, Usage
 from tests.cache_contract import run_together
+from tests.readers import LONG, wait_until
 from tests.test_pipeline import ask_together, impatient, statuses
 from wording import Wording
 
@@ -95,12 +97,16 @@ def test_what_waiting_took_is_no_longer_there_for_the_call():
 
 def test_no_more_calls_run_at_once_than_allowed():
     gate, running, most, counting = Gate(calls=3, asks=99), [0], [0], threading.Lock()
+    all_three = threading.Event()
 
     def act(_: int) -> None:
-        with gate.ask(), gate.call(10):
+        with gate.ask(), gate.call(LONG):
             with counting:
                 running[0] += 1
                 most[0] = max(most[0], running[0])
+            if most[0] >= 3:
+                all_three.set()
+            assert all_three.wait(LONG)
             time.sleep(0.005)
             with counting:
                 running[0] -= 1
@@ -195,20 +201,24 @@ def test_with_every_place_taken_new_asks_are_refused_while_hits_and_health_are_s
     changed = replace(settings, threads=5, upstream_concurrency=2)
     house = make_house(build_services(changed, provider=provider))
     house.post("text", {"prompt": "known"})
-    upstream.latency = 1.5
+    upstream.held, answered = True, []
 
     def ask(index: int) -> Any:
         own = replace(house, client=house.app.test_client())
         if index < 8:
-            return own.post("text", {"prompt": f"{index}"})
-        while house.services.gate.in_air < 4:
-            time.sleep(0.001)
-        known, health = own.post("text", {"prompt": "known"}), own.client.get("/api/v1/health")
-        return known.headers["X-Cache-Status"], health.status_code, house.services.gate.in_air
+            answered.append(own.post("text", {"prompt": f"{index}"}))
+            return answered[-1]
+        try:
+            assert wait_until(lambda: len(answered) == house.services.gate.in_air == 4)
+            assert wait_until(lambda: upstream.in_flight == 2)
+            known, health = own.post("text", {"prompt": "known"}), own.client.get("/api/v1/health")
+            return known.headers["X-Cache-Status"], health.status_code, house.services.gate.in_air
+        finally:
+            upstream.held = False
 
     *asked, aside = run_together(9, ask)
-    assert statuses(asked) == {"miss": 4, "503": 4}
     assert aside == ("hit", 200, 4), "they must not have waited for the slow ones"
+    assert statuses(asked) == {"miss": 4, "503": 4}
     refused = [response for response in asked if response.status_code == 503]
     assert {response.headers["Retry-After"] for response in refused} == {"1"}
     assert {response.get_json()["code"] for response in refused} == {"overloaded"}
@@ -219,13 +229,20 @@ def test_with_every_place_taken_new_asks_are_refused_while_hits_and_health_are_s
 def test_asks_beyond_the_calls_wait_within_their_deadline_and_are_then_refused(
     make_house, settings, upstream
 ):
-    services = build_services(replace(settings, threads=8, upstream_concurrency=1, llm_timeout_seconds=1.0))
-    services.warm()
+    services = build_services(replace(settings, threads=8, upstream_concurrency=1, llm_timeout_seconds=0.3))
     house = make_house(services)
-    upstream.latency = 0.7
-    responses = ask_together(house, 5, "text", lambda index: {"prompt": f"{index}"})
-    assert statuses(responses)["miss"] == 1
-    assert {response.status_code for response in responses} <= {200, 503, 504}
+    upstream.held = True
+    with ThreadPoolExecutor(1) as pool:
+        patient = Ask(Task.TEXT, "x", time.monotonic() + 3 * LONG)
+        first = pool.submit(services.pipeline.answer, patient)
+        try:
+            assert wait_until(lambda: upstream.in_flight == 1)
+            responses = ask_together(house, 4, "text", lambda index: {"prompt": f"{index}"})
+        finally:
+            upstream.held = False
+        assert first.result(LONG).cache_status == "miss"
+    assert {response.status_code for response in responses} <= {503, 504}
+    assert len(upstream.journal) == 1
     assert house.services.gate.in_air == 0
 
 
