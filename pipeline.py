@@ -91,7 +91,7 @@ class Pipeline:
         A tap is told the answer as a provider writes it; one that is there already, or that another ask waits for,
         is only returned.
         """
-        meter = Meter(self._estimate)
+        meter = Meter(self._estimate, timer=self._timer)
         trip = Trip(ask, self._keys.of(ask), meter, self._timer(), self._clock(), prompt_hash(ask.text), tap)
         try:
             return self._answer_or_fail(trip)

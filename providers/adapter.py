@@ -68,7 +68,7 @@ class Adapter(ABC, Generic[Client]):
     ) -> None:
         self._model, self._reader, self._timer = model, reader, timer
         self._declined = Declined(self.name, timer)
-        self._line = Line(self._connect, connections)
+        self._line = Line(self._connect, connections, timer)
 
     def models(self, requested: str | None, _embeds: bool = False) -> Sequence[str]:
         return (self._model if requested is None else requested,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -27,8 +28,13 @@ NO_CHAT = Chat(())
 class Line(Generic[Client]):
     """Built on first use: loading a library takes 2 s, building a client 60 ms and a connection of its own."""
 
-    def __init__(self, connect: Callable[[BoundedTransport], Client], connections: int) -> None:
-        self._connect, self._connections = connect, connections
+    def __init__(
+        self,
+        connect: Callable[[BoundedTransport], Client],
+        connections: int,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connect, self._connections, self._timer = connect, connections, timer
         self._built: tuple[Client, BoundedTransport] | None = None
         self._building = threading.Lock()
 
@@ -43,7 +49,7 @@ class Line(Generic[Client]):
 
         disarm_libraries()
         _silence_libraries()
-        transport = BoundedTransport(self._connections, ssl_context=tls())
+        transport = BoundedTransport(self._connections, ssl_context=tls(), timer=self._timer)
         return self._connect(transport), transport
 
 

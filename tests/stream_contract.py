@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import pytest
 
 from errors import DeadlineExceeded, EmptyReply, InvalidReply, UpstreamFault
-from providers.base import Piece, Reply
+from providers.base import Call, Piece, Reply
 from providers.reply_facts import MOST_TOKENS
 from tasks import Usage
-from tests.account_house import Hands
 from tests.cache_contract import run_together
 from tests.provider_contract import BILLED, FAULTS, LATE, PATIENCE, SHORT, usage_of
 from tests.readers import LONG
 from tests.upstream import CANARY, Fault, Tokens, Upstream
+from tests.watches import SinceAsked, Watch
 
 Streaming = Generator[Piece, None, Reply]
 
@@ -75,7 +75,7 @@ class StreamContract:
     call_of: Any
 
     def started(self, upstream: Upstream, *faults: str | Fault, **options: Any) -> Streaming:
-        provider = self.provider(upstream)
+        provider = self.provider(upstream, timer=SinceAsked(upstream))
         provider.warm()
         upstream.script(*faults)
         return provider.stream(self.call_of(**options))
@@ -114,7 +114,7 @@ class StreamContract:
         assert came == came[:1] * len(came)
 
     def test_the_first_piece_is_there_before_the_last_is_written(self, upstream):
-        streaming = self.started(upstream, Fault("ok", pause=60.0))  # six times as long as the call may take
+        streaming = self.started(upstream, Fault("ok", pause=60.0))
         assert next(streaming).text
         assert upstream.in_flight == 1
         streaming.close()
@@ -206,39 +206,44 @@ class StreamContract:
         assert isinstance(broken(streaming)[1], DeadlineExceeded)
         assert SHORT * 0.9 < time.monotonic() - began < SHORT + LATE
 
-    def begun(self, upstream: Upstream, pause: float, grace: float) -> tuple[Streaming, Hands]:
-        """A stream whose first piece has come, and the clock of its call, which stands still."""
-        provider, hands = self.provider(upstream), Hands(1000.0)
+    def slow(
+        self, upstream: Upstream, pause: float, grace: float, seconds: float = LONG
+    ) -> tuple[Streaming, Watch]:
+        """A stream with its first piece read, and the timer of its time, which stands."""
+        watch = Watch()
+        provider = self.provider(upstream, timer=watch)
         provider.warm()
-        provider._line.open()[1]._timed._timer = hands
         upstream.script(Fault("ok", pause=pause))
-        streaming = provider.stream(replace(self.call_of(), grace=grace))
+        call: Call = replace(self.call_of(seconds=seconds), grace=grace)
+        streaming = provider.stream(call)
         assert next(streaming).text
-        return streaming, hands
+        return streaming, watch
 
     def test_a_stream_that_has_begun_gets_its_grace(self, upstream):
-        seconds = self.call_of().seconds
-        streaming, hands = self.begun(upstream, 0.05, grace=5.0)
-        hands.now += seconds
+        streaming, watch = self.slow(upstream, 0.05, grace=2 * LONG)
+        watch.moment = LONG + 1.0
         assert listen(streaming)[1].whole
-        streaming, hands = self.begun(upstream, 60.0, grace=0.0)
-        hands.now += seconds
-        assert isinstance(broken(streaming)[1], DeadlineExceeded)
+
+    @pytest.mark.parametrize("grace", [0.0, 5.0])
+    def test_a_stream_ends_with_its_time_and_its_grace(self, upstream, grace):
+        streaming, watch = self.slow(upstream, 60.0, grace)
+        watch.go_from(LONG + grace)
+        pieces, fault = broken(streaming)
+        assert (pieces, type(fault)) == ([], DeadlineExceeded)
 
     def test_grace_ends_too_even_in_one_long_silence(self, upstream):
-        streaming, hands = self.begun(upstream, 60.0, grace=SHORT)
-        hands.now += self.call_of().seconds
+        streaming, watch = self.slow(upstream, 60.0, grace=SHORT)
+        watch.go_from(LONG)
         began = time.monotonic()
-        assert isinstance(broken(streaming)[1], DeadlineExceeded)
+        pieces, fault = broken(streaming)
+        assert (pieces, type(fault)) == ([], DeadlineExceeded)
         assert SHORT * 0.9 < time.monotonic() - began < SHORT + LATE
 
     def test_one_silence_may_take_all_the_time_that_is_left(self, upstream):
         """The client libraries count their time-out for each read; a stream's time is counted in all."""
-        provider = self.provider(upstream)
-        provider.warm()
-        upstream.script(Fault("ok", pause=SHORT * 1.25))
-        _, reply = listen(provider.stream(replace(self.call_of(seconds=SHORT), grace=5.0)))
-        assert reply.whole
+        streaming, _ = self.slow(upstream, 2.2, grace=LONG, seconds=2.0)
+        assert next(streaming).text
+        streaming.close()
 
     # The line.
 

@@ -38,6 +38,7 @@ from tests.provider_contract import FAULTS, ProviderContract
 from tests.stream_contract import StreamContract, broken
 from tests.streamed import counting_stream
 from tests.upstream import CANARY, Fault, Upstream
+from tests.watches import SinceAsked
 from wording import word
 
 
@@ -453,7 +454,8 @@ def test_calls_of_tools_that_nobody_offered_are_no_answer(upstream):
 
 
 def embed(upstream: Upstream, *texts: str, seconds: float = 5.0) -> Reply:
-    provider = at(upstream, embedding_model="text-embedding-3-small")
+    provider = at(upstream, embedding_model="text-embedding-3-small", timer=SinceAsked(upstream))
+    provider.warm()
     (model,) = provider.models(None, True)
     return provider.call(Call(model, word(Ask(Task.EMBED, "", 0.0, inputs=texts)), 0, seconds))
 

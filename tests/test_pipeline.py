@@ -66,11 +66,16 @@ def rebuilt(services: Services, **parts: Any) -> Services:
     return replace(services, pipeline=Pipeline(**(road | parts)))
 
 
-def impatient(services: Services, waits: list[float] | None = None, attempts: int = 5) -> Services:
+def impatient(
+    services: Services,
+    waits: list[float] | None = None,
+    attempts: int = 5,
+    timer: Callable[[], float] = time.monotonic,
+) -> Services:
     """The same services, whose road notes the waits between attempts and does not wait."""
     noted = [] if waits is None else waits
-    policy = RetryPolicy(attempts, sleep=noted.append, jitter=lambda low, high: 0.0)
-    return rebuilt(services, policy=policy)
+    policy = RetryPolicy(attempts, sleep=noted.append, jitter=lambda low, high: 0.0, timer=timer)
+    return rebuilt(services, policy=policy, timer=timer)
 
 
 def ask_together(house: House, count: int, task: str, body: Callable[[int], Any]) -> list[Any]:
