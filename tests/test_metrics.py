@@ -16,6 +16,7 @@ from lru_cache import RateLimitCache
 from metrics import MAX_MODELS, NullMetrics, PrometheusMetrics
 from services import build_services
 from tasks import Bill, Usage
+from tests.readers import LONG, wait_until
 from tests.test_services import Fake
 
 TEXT = "/api/v1/generate/text"
@@ -155,18 +156,20 @@ def test_hits_misses_bypasses_and_failures_are_told_apart(house, upstream):
 
 
 def test_coalesced_asks_are_counted_and_the_air_is_shown_while_they_wait(house, upstream):
-    upstream.latency = 1.0
+    upstream.held = True
     threads = [
         threading.Thread(target=lambda: house.app.test_client().post(TEXT, json={"prompt": "same"}))
         for _ in range(5)
     ]
     for thread in threads:
         thread.start()
-    while house.services.gate.in_air < 5:
-        pass
-    during = scraped(house)
-    for thread in threads:
-        thread.join(10)
+    try:
+        assert wait_until(lambda: house.services.flights.waiting() == 4)
+        during = scraped(house)
+    finally:
+        upstream.held = False
+        for thread in threads:
+            thread.join(LONG)
     after = scraped(house)
     assert (during("llm_asks_in_air"), during("llm_flights_in_air")) == (5, 1)
     assert (after("llm_asks_in_air"), after("llm_flights_in_air")) == (0, 0)
