@@ -428,13 +428,14 @@ def test_when_the_first_is_refused_one_of_those_who_wait_is_served(make_house, s
 
 def test_a_process_that_died_has_an_unknown_row_and_its_claim_ends_with_its_lease(each, upstream):
     provider = Directed()
-    dying, alive = each(provider=provider, llm_timeout_seconds=5), each(llm_timeout_seconds=0.3)
+    dying, alive = each(provider=provider, llm_timeout_seconds=5), each()
+    hurried = each(llm_timeout_seconds=0.3)
     asked = threading.Thread(target=send, args=(dying, "k"), kwargs={"X_Request_ID": "first"}, daemon=True)
     asked.start()
     assert provider.called.acquire(timeout=LONG)
     die(dying.services.ledger)
     alive.services.ledger.start()
-    assert send(alive, "k").status_code == 409
+    assert send(hurried, "k").status_code == 409
     alive.services.replays._clock = lambda: time.time() + 5 + GRACE_SECONDS
     assert send(alive, "k", X_Request_ID="second").status_code == 200
     states = {row["request_id"]: row["state"] for row in rows(alive.services.ledger)}
