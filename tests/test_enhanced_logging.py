@@ -458,7 +458,7 @@ def test_closing_ends_the_own_writer_and_leaves_a_shared_one_alone(tmp_path):
     own = RequestLogger(tmp_path / "own")
     own.log_error("x")
     own.close()
-    assert set(threading.enumerate()) == before
+    assert not set(threading.enumerate()) - before  # others may end meanwhile
     shared = LogWriter()
     RequestLogger(tmp_path / "shared", writer=shared).close()
     assert not shared.closed
