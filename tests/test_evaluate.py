@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from commands.cases import read_cases
 from commands.terminal import Refused
 from store.db import ledger_url, open_engine
 from store.tables import requests
+from tests.readers import wait_until
 from tests.test_cli import ROOT, Office
 from tests.upstream import Fault, Upstream
 
@@ -263,11 +263,12 @@ def test_stopped_halfway_it_asks_nothing_more_and_leaves_no_open_row(tmp_path, u
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 30
-    while len(upstream.journal) < 3 and time.monotonic() < until:
-        time.sleep(0.02)
-    running.send_signal(signal.SIGINT)
-    out, said = running.communicate(timeout=30)
+    try:
+        assert wait_until(lambda: len(upstream.journal) >= 3, 100)
+        running.send_signal(signal.SIGINT)
+        out, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert (running.returncode, out) == (1, "")
     assert "Stopped" in said
     assert "Traceback" not in said

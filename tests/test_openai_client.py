@@ -14,6 +14,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
+from tests.readers import LONG
 from tests.test_serve import Platform, wait_until
 from tests.test_v2 import nano, nano_of
 from tests.upstream import Fault, Upstream
@@ -243,11 +244,11 @@ def test_an_error_in_mid_stream_is_an_api_error_after_what_came(hasty, upstream)
 
 
 def test_a_client_that_leaves_a_stream_is_billed_and_leaves_nothing_behind(client, upstream, platform):
-    upstream.script(Fault("ok", pause=0.5))
+    upstream.script(Fault("ok", pause=1.5))
     with client.chat.completions.create(model="default", messages=HELLO, stream=True) as stream:
         request_id = stream.response.headers["X-Request-ID"]
         next(iter(stream))
-    assert upstream.wait_idle()
+    assert upstream.wait_idle(LONG)
     assert wait_until(lambda: rows(platform).get(request_id, {}).get("status") == 499)
     row = rows(platform)[request_id]
     assert row["cost_nanodollars"] > 0
