@@ -100,8 +100,7 @@ class Once:
                     raise StillAtWork(retry_after=found.seconds)
                 self._sleep(pause)
                 pause = min(pause * 1.5, LOOK_SECONDS)
-                if self._house.replays.is_settled(wanted):
-                    found = self._claim(wanted, visit)
+                found = self._house.replays.at_work(wanted) or self._claim(wanted, visit)
         return found
 
     @contextmanager

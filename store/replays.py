@@ -131,12 +131,17 @@ class Replays:
         """Nothing was spent: whoever asks again is served anew."""
         self._do_or_owe(self._given_up(claim))
 
-    def is_settled(self, wanted: Wanted) -> bool:
-        """Whether to ask again is worth while: there is a reply, or no claim any more. Raises LedgerUnavailable."""
+    def at_work(self, wanted: Wanted) -> AtWork | None:
+        """Whoever serves it still. None: to claim it is worth while, since there is a reply, or no claim any more.
+
+        Raises LedgerUnavailable.
+        """
         query = select(replays.c.status, replays.c.claimed_until_us).where(replays.c.name == wanted.name)
         with self._database.look() as connection:
             found = connection.execute(query).one_or_none()
-        return found is None or found.status is not None or found.claimed_until_us <= self._now()
+        if found is None or found.status is not None:
+            return None
+        return _at_work(found.claimed_until_us - self._now())
 
     def tend(self) -> None:
         """Write what is owed, and forget what was kept for long enough."""
@@ -193,8 +198,7 @@ class Replays:
             raise KeyReused(field="Idempotency-Key")
         if row["status"] is not None:
             return row
-        left_us = row["claimed_until_us"] - now
-        return AtWork(_seconds_left(left_us)) if left_us > 0 else None
+        return _at_work(row["claimed_until_us"] - now)
 
     def _claimed(self, wanted: Wanted, claim: Claim, request_id: str, seconds: float) -> dict[str, Any]:
         now = self._now()
@@ -269,7 +273,9 @@ def _run(work: _Work, connection: Connection) -> None:
         work.failure = refusal
 
 
-def _seconds_left(left_us: int) -> float:
+def _at_work(left_us: int) -> AtWork | None:
     """Until the first request must have had its reply; where it has not, until its claim is over."""
     seconds = left_us / MICRO
-    return seconds - GRACE_SECONDS if seconds > GRACE_SECONDS else seconds
+    if seconds <= 0:
+        return None
+    return AtWork(seconds - GRACE_SECONDS if seconds > GRACE_SECONDS else seconds)

@@ -445,6 +445,22 @@ def test_a_process_that_died_has_an_unknown_row_and_its_claim_ends_with_its_leas
     asked.join(LONG)
 
 
+def test_whoever_waited_in_vain_for_a_dead_process_is_told_how_long_its_claim_still_holds(each):
+    provider = Directed()
+    dying, alive = each(provider=provider, llm_timeout_seconds=5), each(llm_timeout_seconds=0.3)
+    asked = threading.Thread(target=send, args=(dying, "k"), daemon=True)
+    asked.start()
+    assert provider.called.acquire(timeout=LONG)
+    die(dying.services.ledger)
+    begun = time.time()  # time flies, so that the dead one's deadline passes while somebody waits for it
+    alive.services.replays._clock = lambda: begun + 1 + (time.time() - begun) * 20
+    response = send(alive, "k")
+    assert response.status_code == 409
+    assert GRACE_SECONDS / 2 < int(response.headers["Retry-After"]) <= GRACE_SECONDS
+    provider.end()
+    asked.join(LONG)
+
+
 # The database is away.
 
 

@@ -101,13 +101,13 @@ def test_whoever_comes_meanwhile_is_told_how_long_the_first_one_may_take(process
     process().claim(wanted(), "first", 30)
     clock.now += 10
     assert process().claim(wanted(), "second", 30) == AtWork(20)
-    assert not process().is_settled(wanted())
+    assert process().at_work(wanted()) == AtWork(20)
 
 
 def test_a_released_claim_is_free_for_everybody_even_with_another_body(process):
     store = process()
     store.release(store.claim(wanted(), "first", 30))
-    assert process().is_settled(wanted())
+    assert process().at_work(wanted()) is None
     assert isinstance(process().claim(wanted(body="other"), "second", 30), Claim)
 
 
@@ -117,7 +117,7 @@ def test_a_dead_process_keeps_its_claim_until_its_request_must_be_over_and_a_min
     clock.now += 30 + GRACE_SECONDS - 1
     assert alive.claim(wanted(), "second", 30) == AtWork(1)
     clock.now += 1
-    assert alive.is_settled(wanted())
+    assert alive.at_work(wanted()) is None
     with pytest.raises(KeyReused):
         alive.claim(wanted(body="other"), "second", 30)
     taken = alive.claim(wanted(), "third", 30)
@@ -287,7 +287,7 @@ def test_nobody_gets_a_claim_while_the_database_is_away_and_nothing_of_it_bars_t
     with pytest.raises(LedgerUnavailable):
         store.claim(wanted(), "first", 30)
     with pytest.raises(LedgerUnavailable):
-        store.is_settled(wanted())
+        store.at_work(wanted())
     away.is_away = False
     store.tend()
     assert store.owed == 0
