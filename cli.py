@@ -13,6 +13,7 @@ from commands import accounts, encryption, evaluate, ledger
 from commands.terminal import Refused, tell
 from config import ConfigError, load_settings
 from errors import PlatformError
+from store.refusals import refusal_of
 
 FAILED, REFUSED = 1, 78
 
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (SQLAlchemyError, OSError) as failure:
+        if wrong_address := refusal_of(failure):
+            return tell(f"Not started: {wrong_address}", REFUSED)
         return tell(f"The ledger cannot be used ({type(failure).__name__}). Is its database there?", FAILED)
     except KeyboardInterrupt:
         return tell("Stopped; what was done so far stays done.", FAILED)

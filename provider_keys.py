@@ -14,6 +14,7 @@ from config import ConfigError, Settings, check_providers
 from security.sealing import CannotOpen, Sealing
 from store.account_tables import vault
 from store.db import ledger_url, open_engine
+from store.refusals import refusal_of
 from store.vault import Vault
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def with_kept_keys(settings: Settings) -> Settings:
     except CannotOpen as closed:
         raise ConfigError(f"{closed} Or keep it anew with `python cli.py set-provider-key`.") from None
     except (SQLAlchemyError, OSError, ValueError) as failure:
+        if refusal := refusal_of(failure):
+            raise ConfigError(refusal) from None
         if not settings.providers_at_hand:
             raise ConfigError(
                 "DATABASE_URL names a database that cannot be read now, and keys of providers may be kept there. "

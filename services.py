@@ -102,6 +102,10 @@ class Services:
             "logs": "degraded" if self.writer.failing else "ok",
         }
 
+    def details(self) -> dict[str, str]:
+        """Of what is not ok, what an operator has to put right, where that is known."""
+        return {"ledger": self.ledger.refusal} if self.ledger.refusal else {}
+
     def warm(self) -> None:
         """Load what the first caller would otherwise wait for."""
         self.prices.warm()

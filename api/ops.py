@@ -65,7 +65,7 @@ def _health(checks: dict[str, str]) -> dict[str, Any]:
         report["prompt_log"] = house.settings.prompt_log
     if house.settings.is_exposed:
         report["anonymous"] = "served, to everybody who can reach this address or a proxy in front of it"
-    return report
+    return _detailed(report)
 
 
 def live() -> Response:
@@ -77,7 +77,13 @@ def ready() -> Response:
     """Whether new requests should come here; 503 while the process drains."""
     draining = services().load.draining
     checks = services().checks() | {"server": "draining" if draining else "ok"}
-    return json_reply({"ready": not draining, "checks": checks}, 503 if draining else 200)
+    return json_reply(_detailed({"ready": not draining, "checks": checks}), 503 if draining else 200)
+
+
+def _detailed(report: dict[str, Any]) -> dict[str, Any]:
+    """With what an operator has to put right, where there is such a thing."""
+    details = services().details()
+    return report | {"details": details} if details else report
 
 
 def metrics() -> Response:

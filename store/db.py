@@ -30,6 +30,9 @@ SQLITE_PRAGMAS = (
 WAL_FORMAT = b"\x02\x02"
 # Any number will do that no other program on the same database takes.
 MIGRATION_LOCK = 0x11ED6E12
+# Whoever writes queues up behind a migration that waits for a long reader, such as pg_dump: not for so long that they take
+# the database for gone. It is tried again.
+TABLE_LOCK_SECONDS = 2
 # A connection that PostgreSQL does not answer counts as lost after so many seconds.
 CONNECT_SECONDS = 3
 _MIGRATIONS = Path(__file__).with_name("migrations")
@@ -111,6 +114,7 @@ def _upgrade(engine: Engine) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SET lock_timeout = '5s'"))
             connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
+            connection.execute(text(f"SET lock_timeout = '{TABLE_LOCK_SECONDS}s'"))
             connection.commit()
         else:  # its driver begins none before it changes tables, and whoever is killed would leave half of them
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -126,6 +130,7 @@ def _upgrade(engine: Engine) -> None:
             if connection.dialect.name == "postgresql":
                 connection.rollback()
                 connection.execute(text(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})"))
+                connection.execute(text("RESET lock_timeout"))  # the pool gives it to whoever writes next
                 connection.commit()
 
 

@@ -9,12 +9,14 @@ from contextlib import suppress
 
 from sqlalchemy.engine import Engine
 
+from config import ConfigError
 from errors import LedgerUnavailable, PlatformError
 from store.db import migrate
 from store.failures import database_errors, first_line, is_our_mistake, is_outage, write_errors
 from store.group_commit import GroupCommit
 from store.heir import Heir
 from store.instances import Instance
+from store.refusals import refusal_of
 from store.rows import place_of
 from store.spool import Spool
 from store.writes import CLOSES, NEW, WITHDRAWS, Write, overall_of
@@ -48,6 +50,7 @@ class Intake:
         self._owed: list[Write] = []
         self._ready = False
         self.spooling = self.failing = False
+        self._refusal = ""
         # What each tenant has spent since the ledger began, as of the last write.
         self.totals: dict[str, int] = {}
         self.commits = self.rows = 0
@@ -111,6 +114,7 @@ class Intake:
         ours = is_our_mistake(failure)
         if ours or not self.failing:
             log.error("the ledger cannot be written: %s", failure)
+        self._refusal = "" if ours else refusal_of(failure)
         self.failing = self.failing or not ours
         for write in batch:
             write.failure = failure
@@ -132,9 +136,10 @@ class Intake:
     # Getting ready, the way to the spool, and the way back.
 
     def start(self) -> None:
+        """Raises ConfigError where the database is there and takes nobody in."""
         with self._committing:
             try:
-                self._get_ready()
+                self._get_ready(starting=True)
             except write_errors() as failure:
                 self._fail([], failure)
 
@@ -148,7 +153,7 @@ class Intake:
             except write_errors() as failure:
                 raise LedgerUnavailable() from failure
 
-    def _get_ready(self) -> None:
+    def _get_ready(self, starting: bool = False) -> None:
         """Tables, this instance's lock, the running totals: done once, at the first write."""
         if self._ready or self.spooling:
             return
@@ -158,6 +163,8 @@ class Intake:
             self._heir.take_over()
             self.totals = self._writer.totals()
         except database_errors() as failure:
+            if starting and (refusal := refusal_of(failure)):
+                raise ConfigError(refusal) from None
             self._turn_to_spool(failure)
         else:
             self._ready = True
@@ -165,7 +172,9 @@ class Intake:
     def _turn_to_spool(self, failure: Exception) -> None:
         if self._engine.dialect.name == "sqlite" or not is_outage(failure):
             raise failure
-        log.warning("the database is away, rows go to the spool: %s", first_line(failure))
+        self._refusal = refusal_of(failure)
+        how = "refuses us" if self._refusal else "is away"
+        log.warning("the database %s, rows go to the spool: %s", how, first_line(failure))
         if self._ready:
             self._spool.keep_totals(self.totals)
         else:
@@ -185,7 +194,7 @@ class Intake:
     def _come_back(self) -> None:
         """Drain the spool while it still takes rows, and the rest of it while nothing can be added."""
         self._heir.writer.close()  # its connection may be one of before
-        migrate(self._engine)
+        self._have_tables()
         for _ in range(2):
             with self._committing:
                 self._spool.seal()
@@ -197,6 +206,25 @@ class Intake:
             self.totals = self._heir.writer.totals()
             self._ready, self.spooling, self.failing = True, False, False
         log.warning("the database is back, and the spool is drained")
+
+    def _have_tables(self) -> None:
+        """Those of this version. A newer one that has come meanwhile changed them so that whoever worked before may go on."""
+        try:
+            migrate(self._engine)
+        except ConfigError:
+            if not self._ready:
+                raise
+
+    def learn(self, refusal: str) -> None:
+        """Why it still waits, if somebody has to do something about it: the log tells each reason once."""
+        if refusal and refusal != self._refusal:
+            log.error("the ledger waits in vain: %s", refusal)
+        self._refusal = refusal
+
+    @property
+    def refusal(self) -> str:
+        """What an operator has to put right; empty where there is nothing to be done but wait."""
+        return self._refusal if self.spooling or self.failing else ""
 
     def _try_again(self) -> None:
         with self._committing:

@@ -159,7 +159,10 @@ class Ledger:
     # How it begins, is looked after, and ends.
 
     def start(self) -> None:
-        """Make the tables and take over what dead processes left; from now on look after all that by itself."""
+        """Make the tables and take over what dead processes left; from now on look after all that by itself.
+
+        Raises ConfigError where the database is there and takes nobody in: only an operator can put that right.
+        """
         self._intake.start()
         self._keeper.start()
 
@@ -202,6 +205,11 @@ class Ledger:
         if self._intake.failing:
             return DOWN
         return DEGRADED if self._intake.spooling or self._spool.rejected() else OK
+
+    @property
+    def refusal(self) -> str:
+        """What an operator has to put right before it is ok; empty where there is nothing to be done but wait."""
+        return self._intake.refusal
 
     def overall_nano(self, tenant: str) -> int:
         """What a tenant has spent since the ledger began, as of this process's last write."""

@@ -192,6 +192,18 @@ class PostgresServer:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url_of(name)
 
+    def run(self, *statements: str) -> None:
+        """As its superuser, in the database that every server has."""
+        with self._connect() as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def ask_for_password_of(self, role: str) -> None:
+        """Of this one only: all others are let in as before."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        self.run("SELECT pg_reload_conf()")
+
     def _connect(self) -> psycopg.Connection:
         place = {"host": "127.0.0.1", "port": self.port, "user": SUPERUSER, "dbname": SUPERUSER}
         return psycopg.connect(**place, connect_timeout=5, autocommit=True)
