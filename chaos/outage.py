@@ -216,8 +216,7 @@ class Act:
             refusals_p99_seconds=p99(refused),
             probes=probes,
         )
-        is_quick = told <= self.run.within(REFUSED_WITHIN)
-        self.run.demand(is_quick, "refusals that were not quick", f"  {told} s")
+        self.run.demand(told <= REFUSED_WITHIN, "refusals that were not quick", f"  {told} s")
         most = len(self.providers) * (span / PAUSE + 1)
         self.run.demand(
             probes <= most, "more asks with a call than probes", f"  {probes} of at most {most:.0f}"

@@ -207,7 +207,7 @@ def test_a_short_outage_is_held_against_most_refusals_as_it_shares_its_machine(a
     act.run.figures["alone"] = {}
     fresh = during()
     for place in range(50, 50 + late):
-        change(place, seconds=2.0)(fresh)
+        change(place, seconds=0.06)(fresh)
     assert verdict(act, fresh) == kinds
 
 
