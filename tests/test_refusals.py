@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from tests.ledger_house import PRICE, buy, ledgers, rows
 from tests.servers.postgres import PostgresServer, binaries
 from tests.test_serve import REFUSED, ROOT, environment
 
-RIGHT, WRONG = secrets.token_hex(8), secrets.token_hex(8)
+RIGHT, WRONG = "-".join(["the", "right", "one"]), "-".join(["another", "one"])
 
 
 @pytest.fixture(scope="module")
