@@ -35,6 +35,9 @@ MIGRATION_LOCK = 0x11ED6E12
 TABLE_LOCK_SECONDS = 2
 # A connection that PostgreSQL does not answer counts as lost after so many seconds.
 CONNECT_SECONDS = 3
+# PostgreSQL takes a transaction back, and its locks with it, that has said nothing for so long: whoever made it has frozen,
+# or its machine is gone without a word, and all others wait for the counters of their budgets.
+IDLE_SECONDS = 10
 _MIGRATIONS = Path(__file__).with_name("migrations")
 
 
@@ -60,13 +63,18 @@ def open_engine(url: URL, *, reads_only: bool = False, pings: bool = True) -> En
         event.listen(engine, "connect", _prepare_reader if reads_only else _prepare_sqlite)
         return engine
     told = {"connect_timeout": CONNECT_SECONDS, "application_name": "llm_platform"}
-    if (
-        reads_only
-    ):  # a connection of its own for each read: only connecting is bounded where the server has frozen
+    if reads_only:
+        # A connection of its own for each read: only connecting is bounded where the server has frozen.
         return create_engine(url, poolclass=NullPool, connect_args=told)
-    return create_engine(
-        url, pool_size=4, max_overflow=0, pool_timeout=5, pool_pre_ping=pings, connect_args=told
-    )
+    sizes = {"pool_size": 4, "max_overflow": 0, "pool_timeout": 5}
+    engine = create_engine(url, pool_pre_ping=pings, connect_args=told, **sizes)
+    event.listen(engine, "connect", _bound_idleness)
+    return engine
+
+
+def _bound_idleness(connection: Any, _: object) -> None:
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

@@ -14,10 +14,12 @@ import pytest
 
 from errors import LedgerUnavailable
 from store import reading
+from store.db import IDLE_SECONDS
 from store.ledger import Ledger
 from store.rows import Row, row_from
 from store.spool import Spool, batches, line_of
 from store.writes import CLOSES, NEW, Write
+from store.writing import LONG_PATIENCE_SECONDS
 from tests.ledger_house import (
     NOON,
     PRICE,
@@ -230,6 +232,30 @@ def test_a_database_that_is_there_but_not_as_it_should_be_is_no_outage(make_ledg
         connection.execute("ALTER TABLE gone RENAME TO requests")
     ledger.tend()
     assert buy(ledger, "after") == 2 * PRICE
+
+
+def test_an_instance_that_freezes_in_mid_transaction_loses_its_locks_to_the_others(make_ledger):
+    frozen, other = make_ledger("data1"), make_ledger("data2")
+    for number, ledger in enumerate((frozen, other)):
+        buy(ledger, f"before {number}")
+    other._intake._writer._connection._patience = LONG_PATIENCE_SECONDS
+    connection = frozen._intake._writer._connection
+    cursor = connection.cursor()
+    shown = cursor.execute("SHOW idle_in_transaction_session_timeout").fetchone()
+    for statement in (
+        "BEGIN",
+        "SET LOCAL idle_in_transaction_session_timeout = '1s'",
+        "UPDATE totals SET cost_nano = cost_nano + 7",
+    ):
+        cursor.execute(statement)
+    buy(other, "waits")
+    assert other.state == "ok", "it waited for the locks, and not in the spool"
+    with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+        cursor.execute("SELECT 1")
+    connection.close()
+    assert shown == (f"{IDLE_SECONDS}s",)
+    buy(frozen, "after")
+    assert_sums_agree(other)
 
 
 def test_a_database_that_freezes_is_left_after_some_seconds(make_ledger, server):
