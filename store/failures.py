@@ -8,6 +8,8 @@ import sqlite3
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
+from config import ConfigError
+
 
 @functools.cache
 def database_errors() -> tuple[type[Exception], ...]:
@@ -20,6 +22,11 @@ def database_errors() -> tuple[type[Exception], ...]:
 def write_errors() -> tuple[type[Exception], ...]:
     """Everything that can keep a row from its disk."""
     return (*database_errors(), OSError)
+
+
+def waits() -> tuple[type[Exception], ...]:
+    """The same, and a newer version's tables: whatever is no row's fault, and passes or is put right by somebody."""
+    return (*write_errors(), ConfigError)
 
 
 def is_outage(failure: BaseException) -> bool:
@@ -42,7 +49,7 @@ def is_our_mistake(failure: BaseException) -> bool:
     import psycopg
 
     about_rows = (sqlite3.DataError, sqlite3.IntegrityError, psycopg.DataError, psycopg.IntegrityError)
-    return isinstance(failure, about_rows) or not isinstance(failure, write_errors())
+    return isinstance(failure, about_rows) or not isinstance(failure, waits())
 
 
 def first_line(failure: Exception) -> str:

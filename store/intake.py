@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine
 from config import ConfigError
 from errors import LedgerUnavailable, PlatformError
 from store.db import migrate
-from store.failures import database_errors, first_line, is_our_mistake, is_outage, write_errors
+from store.failures import database_errors, first_line, is_our_mistake, is_outage, waits, write_errors
 from store.group_commit import GroupCommit
 from store.heir import Heir
 from store.instances import Instance
@@ -150,7 +150,7 @@ class Intake:
         with self._committing:
             try:
                 self._get_ready()
-            except write_errors() as failure:
+            except waits() as failure:
                 raise LedgerUnavailable() from failure
 
     def _get_ready(self, starting: bool = False) -> None:

@@ -6,8 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from config import ConfigError
-from store.failures import write_errors
+from store.failures import waits
 from store.heir import Heir
 from store.intake import Intake
 from store.refusals import refusal_of
@@ -45,11 +44,9 @@ class Keeper:
                 self._heir.take_over()
             for chore in self.chores:
                 chore()
-        except write_errors() as failure:
+        except waits() as failure:
             log.info("the ledger still waits: %s", type(failure).__name__)
             self._intake.learn(refusal_of(failure))
-        except ConfigError as newer:
-            self._intake.learn(str(newer))
         except Exception:
             self.errors += 1
             log.exception("the ledger's keeper failed; it goes on")

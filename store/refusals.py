@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from config import ConfigError
+
 _RIGHTS = (
     "DATABASE_URL names a user who may not do there what the platform needs. Make it the owner of the database, or grant "
     "it CONNECT, and USAGE and CREATE on the schema and all rights on its tables."
@@ -37,6 +39,8 @@ def refusal_of(failure: BaseException) -> str:
     """What somebody has to put right; empty where the database may come back by itself, or was none of PostgreSQL."""
     import psycopg
 
+    if isinstance(failure, ConfigError):
+        return str(failure)
     cause = getattr(failure, "orig", None) or failure
     if not isinstance(cause, psycopg.Error):
         return ""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import psycopg
 import pytest
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 
 from config import ConfigError, Settings
@@ -253,3 +256,26 @@ def test_whoever_comes_after_it_is_refused_and_one_that_started_without_the_data
         assert (late.state, late.keeper_errors) == ("degraded", 0)
         assert "newer version" in late.refusal
         assert caplog.text.count("the ledger waits in vain") == 1
+
+
+def test_whoever_found_no_tables_before_a_newer_version_came_refuses_in_words_and_breaks_nowhere(make_house):
+    make_house().services.ledger._intake._get_ready()
+    house: House = make_house()
+    ledger = house.services.ledger
+
+    def refused(*_: object) -> None:
+        raise sqlite3.OperationalError("database is locked")  # the newer one is changing its tables
+
+    event.listen(ledger._engine, "do_connect", refused)
+    ledger._intake.start()
+    event.remove(ledger._engine, "do_connect", refused)
+    assert ledger.state == "down"
+    with closing(sqlite3.connect(ledger._engine.url.database, isolation_level=None)) as newer:
+        newer.execute("UPDATE alembic_version SET version_num = '9999_later'")
+    ledger.tend()
+    asked = house.post("text", {"prompt": "one"})
+    assert (asked.status_code, asked.get_json()["code"]) == (503, "ledger_unavailable")
+    read = house.client.get("/api/v1/usage")
+    assert (read.status_code, read.get_json()["code"]) == (503, "ledger_unavailable")
+    assert "newer version" in house.client.get("/api/v1/health").get_json()["details"]["ledger"]
+    assert ledger.keeper_errors == 0
