@@ -114,7 +114,8 @@ class Intake:
         ours = is_our_mistake(failure)
         if ours or not self.failing:
             log.error("the ledger cannot be written: %s", failure)
-        self._refusal = "" if ours else refusal_of(failure)
+        if not ours:
+            self.learn(refusal_of(failure))
         self.failing = self.failing or not ours
         for write in batch:
             write.failure = failure
@@ -172,9 +173,8 @@ class Intake:
     def _turn_to_spool(self, failure: Exception) -> None:
         if self._engine.dialect.name == "sqlite" or not is_outage(failure):
             raise failure
-        self._refusal = refusal_of(failure)
-        how = "refuses us" if self._refusal else "is away"
-        log.warning("the database %s, rows go to the spool: %s", how, first_line(failure))
+        log.warning("the database is away, rows go to the spool: %s", first_line(failure))
+        self.learn(refusal_of(failure))
         if self._ready:
             self._spool.keep_totals(self.totals)
         else:
@@ -217,7 +217,7 @@ class Intake:
 
     def learn(self, refusal: str) -> None:
         """Why it still waits, if somebody has to do something about it: the log tells each reason once."""
-        if refusal and refusal != self._refusal:
+        if refusal and refusal != self.refusal:
             log.error("the ledger waits in vain: %s", refusal)
         self._refusal = refusal
 

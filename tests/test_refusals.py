@@ -18,10 +18,11 @@ from sqlalchemy.engine import URL, make_url
 
 from config import ConfigError, Settings
 from conftest import House
+from errors import LedgerUnavailable
 from provider_keys import with_kept_keys
 from security.sealing import new_key
 from store.refusals import refusal_of
-from tests.ledger_house import PRICE, buy, ledgers, rows
+from tests.ledger_house import NOON, PRICE, ask, assert_sums_agree, buy, ledgers, record, rows
 from tests.servers.postgres import PostgresServer, binaries
 from tests.test_serve import REFUSED, ROOT, environment
 
@@ -194,6 +195,34 @@ def test_health_tells_the_operator_what_to_put_right(server, owned, make_house, 
         assert told.get_json()["details"] == {
             "ledger": "DATABASE_URL names a user or a password that PostgreSQL refuses. Put the right ones there."
         }
+
+
+def test_rights_that_are_taken_meanwhile_are_told_once_and_what_was_spent_follows(
+    server, owned, tmp_path, caplog
+):
+    with (
+        ledgers(owned.render_as_string(hide_password=False), tmp_path) as make,
+        psycopg.connect(text_of(owned), autocommit=True) as owner,
+    ):
+        ledger = make()
+        ledger._intake._get_ready()
+        opened = ledger.open(ask("at work"), 99_000, "hash", NOON)
+        for _ in range(2):
+            caplog.clear()
+            owner.execute("REVOKE ALL ON requests FROM teller")
+            with pytest.raises(LedgerUnavailable):
+                ledger.close(record("at work", opened=opened))
+            for _ in range(3):
+                ledger.tend()
+            assert ledger.state == "down"
+            assert "may not do there" in ledger.refusal
+            told = [entry.getMessage() for entry in caplog.records]
+            assert told.count(f"the ledger waits in vain: {ledger.refusal}") == 1
+            owner.execute("GRANT ALL ON requests TO teller")
+            ledger.tend()
+            assert (ledger.state, ledger.refusal) == ("ok", "")
+            assert [row["cost_nano"] for row in rows(ledger)] == [PRICE]
+            assert_sums_agree(ledger)
 
 
 # A newer version beside this one.
