@@ -10,6 +10,11 @@ _RIGHTS = (
     "DATABASE_URL names a user who may not do there what the platform needs. Make it the owner of the database, or grant "
     "it CONNECT, and USAGE and CREATE on the schema and all rights on its tables."
 )
+# A schema without USAGE is passed over by the search path as if it were not there.
+_SCHEMA = (
+    "DATABASE_URL leads to no schema that its user may use. Grant the user USAGE and CREATE on it, or put the search_path "
+    "right."
+)
 # A server names no code when it refuses a connection, only words. Where it is set to another language than English, it
 # looks like one that is away.
 _REFUSALS = (
@@ -46,6 +51,8 @@ def refusal_of(failure: BaseException) -> str:
         return ""
     if isinstance(cause, psycopg.errors.InsufficientPrivilege):
         return _RIGHTS
+    if isinstance(cause, psycopg.errors.InvalidSchemaName):
+        return _SCHEMA
     if cause.sqlstate is not None:  # it was let in; what a statement came to is not told by its words
         return ""
     words = str(cause).partition("\n")[0]

@@ -40,7 +40,10 @@ def server() -> Iterator[PostgresServer]:
             "CREATE ROLE nobody_in NOLOGIN",
             "CREATE DATABASE closed",
             "REVOKE CONNECT ON DATABASE closed FROM PUBLIC",
+            "CREATE DATABASE bare",
         )
+        with psycopg.connect(text_of(make_url(running.url_of("bare")))) as bare:
+            bare.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
         running.ask_for_password_of("teller")
         time_to_reload(running)
         yield running
@@ -72,6 +75,7 @@ CASES = [
     ("postgres", RIGHT, "nobody_in", "", "a user or a password that PostgreSQL refuses"),
     ("missing", RIGHT, "teller", "", "a database that does not exist"),
     ("closed", RIGHT, "teller", "", "a user who may not do there"),
+    ("bare", RIGHT, "teller", "", "to no schema that its user may use"),
     ("postgres", RIGHT, "teller", "nonsense", "an option that does not work here"),
     ("postgres", RIGHT, "teller", "sslmode", "an option that does not work here"),
     ("postgres", RIGHT, "teller", "", "a user who may not do there"),  # and may make no tables
@@ -85,7 +89,7 @@ def test_a_start_ends_with_what_is_to_be_put_right(
     url = address(server, database, password, user)
     if option:
         url = url.update_query_dict({option: "require"})
-    refused = pytest.raises(ConfigError, match=f"^DATABASE_URL (names|has) {told}")
+    refused = pytest.raises(ConfigError, match=f"^DATABASE_URL (names|has|leads) {told}")
     with ledgers(url.render_as_string(hide_password=False), tmp_path) as make, refused:
         make().start()
     assert not caplog.records, "one line is enough, and it is the refusal"
