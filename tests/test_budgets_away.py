@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -76,6 +78,20 @@ def come_back(ledger: Ledger, server: PostgresServer) -> None:
     server.start()
     ledger.tend()
     assert ledger.state == "ok"
+
+
+def test_the_road_leaves_no_row_of_an_ask_that_the_ledger_could_not_cover(server, make_house):
+    house = make_house(database_url=server.new_database())
+    assert house.post("text", {"prompt": "before"}).status_code == 200
+    ledger = house.services.ledger
+    server.stop()
+    assert house.post("text", {"prompt": "spooled"}).status_code == 200
+    covered = ask("refused", budgets=(LIMIT,), key_id="k1")
+    with pytest.raises(LedgerUnavailable):
+        house.services.pipeline.answer(replace(covered, deadline=time.monotonic() + 30))
+    come_back(ledger, server)
+    assert [(row["status"], row["key_id"]) for row in rows(ledger)] == [(200, ""), (200, "")]
+    assert_sums_agree(ledger)
 
 
 def test_asks_under_a_limit_are_refused_before_their_call_and_all_others_go_on(make_ledger, server):

@@ -22,6 +22,7 @@ from errors import LedgerUnavailable
 from provider_keys import with_kept_keys
 from security.sealing import new_key
 from store.refusals import refusal_of
+from store.spool import batches
 from tests.ledger_house import NOON, PRICE, ask, assert_sums_agree, buy, ledgers, record, rows
 from tests.servers.postgres import PostgresServer, binaries
 from tests.test_serve import REFUSED, ROOT, environment
@@ -142,6 +143,18 @@ def test_what_passes_by_itself_is_no_refusal(words):
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        'no pg_hba.conf entry for host "h", user "u", database "d", no encryption',
+        'pg_hba.conf rejects connection for host "h", user "u", database "d", no encryption',
+    ],
+)
+def test_a_server_that_lets_nobody_in_from_here_says_where_to_allow_it(words):
+    failure = psycopg.OperationalError(f'connection to server at "h", port 1 failed: FATAL:  {words}')
+    assert "Allow it in its pg_hba.conf" in refusal_of(failure)
+
+
 def test_what_a_statement_says_is_no_refusal():
     failure = psycopg.errors.UndefinedTable('database "x" does not exist')
     assert refusal_of(failure) == ""
@@ -227,6 +240,34 @@ def test_rights_that_are_taken_meanwhile_are_told_once_and_what_was_spent_follow
             assert (ledger.state, ledger.refusal) == ("ok", "")
             assert [row["cost_nano"] for row in rows(ledger)] == [PRICE]
             assert_sums_agree(ledger)
+
+
+def test_a_bill_that_is_owed_when_the_database_goes_away_goes_to_the_spool_once(server, owned, tmp_path):
+    with (
+        ledgers(owned.render_as_string(hide_password=False), tmp_path) as make,
+        psycopg.connect(text_of(owned), autocommit=True) as owner,
+    ):
+        ledger = make()
+        ledger._intake._get_ready()
+        opened = ledger.open(ask("owed"), 99_000, "hash", NOON)
+        owner.execute("REVOKE ALL ON requests FROM teller")
+        with pytest.raises(LedgerUnavailable):
+            ledger.close(record("owed", opened=opened))
+        owner.execute("GRANT ALL ON requests TO teller")
+        server.run(f"ALTER ROLE teller PASSWORD '{WRONG}'")
+        throw_out(server)
+        for number in range(2):
+            ledger.close(record(f"spooled {number}"))
+        (file,) = (tmp_path / "data" / "spool").glob("*.jsonl")
+        assert [write.row.request_id for batch in batches(file) for write in batch] == [
+            "owed",
+            "spooled 0",
+            "spooled 1",
+        ]
+        server.run(f"ALTER ROLE teller PASSWORD '{RIGHT}'")
+        ledger.tend()
+        assert [row["cost_nano"] for row in rows(ledger)] == 3 * [PRICE]
+        assert_sums_agree(ledger)
 
 
 # A newer version beside this one.

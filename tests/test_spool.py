@@ -7,6 +7,7 @@ import resource
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -294,18 +295,51 @@ def test_a_line_that_a_crash_cut_off_was_never_acknowledged_and_is_left_out(tmp_
     assert names(path) == ["one", "two"]
 
 
-def test_a_full_disk_leaves_nothing_of_a_batch_behind(tmp_path):
-    spool = Spool(tmp_path, "i")
-    spool.append([write("one")])
+@contextmanager
+def full_disk(most_bytes: int) -> Iterator[None]:
+    """As far as this process can tell: no file of its may grow beyond that."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
-        with pytest.raises(OSError, match="File too large"):
-            spool.append([write(f"large-{number}") for number in range(20)])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_bill_that_finds_neither_the_database_nor_room_on_the_disk_is_owed_until_it_does(
+    make_ledger, server, tmp_path
+):
+    ledger = make_ledger()
+    opened = [ledger.open(ask(name), 99_000, "hash", NOON) for name in ("first", "second")]
+    server.stop()
+    ledger.close(record("spooled"))
+    (file,) = spool_files(tmp_path)
+    with full_disk(file.stat().st_size):
+        for each in opened:
+            with pytest.raises(LedgerUnavailable):
+                ledger.close(record(each.request_id, opened=each))
+        assert ledger.state == "down"
+    ledger.close(record("next"))
+    assert ledger.state == "degraded"
+    assert names(file) == ["spooled", "first", "second", "next"]
+    server.start()
+    ledger.tend()
+    assert sorted((row["request_id"], row["status"]) for row in rows(ledger)) == [
+        ("first", 503),
+        ("next", 200),
+        ("second", 503),
+        ("spooled", 200),
+    ]
+    assert_sums_agree(ledger)
+
+
+def test_a_full_disk_leaves_nothing_of_a_batch_behind(tmp_path):
+    spool = Spool(tmp_path, "i")
+    spool.append([write("one")])
+    with full_disk(2048), pytest.raises(OSError, match="File too large"):
+        spool.append([write(f"large-{number}") for number in range(20)])
     spool.append([write("two")])
     spool.seal()
     (path,) = spool.waiting(())
