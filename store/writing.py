@@ -11,12 +11,15 @@ from store.batch import Batch
 from store.budgets import Crossing
 from store.connection import OneConnection
 from store.frozen import PATIENCE_SECONDS
-from store.rows import COLUMNS, Row, row_from
+from store.rows import COLUMNS, Row, name_of, row_from, values_of
 from store.statements import statements
+from store.tables import SETTLED
 from store.writes import Write
 
 # Where no request waits: a batch that was partly written before is looked at row by row.
 LONG_PATIENCE_SECONDS = 60.0
+# Nobody ever sees it: it goes in the transaction in which it comes.
+_PROBE = Row(request_id="probe", mark=0, instance="", state=SETTLED, at_us=0)
 
 
 class Writer:
@@ -75,6 +78,8 @@ class Writer:
             self._connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         with self._connection.transaction() as cursor:
             cursor.execute(self._sql.totals, ("anonymous", 0, 0, 0))
+            cursor.execute(self._sql.insert, values_of(_PROBE))  # rights may be lacking for rows alone
+            cursor.execute(self._sql.remove, name_of(_PROBE))
 
     def close(self) -> None:
         """What comes next opens a connection anew."""

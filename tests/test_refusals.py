@@ -242,6 +242,28 @@ def test_rights_that_are_taken_meanwhile_are_told_once_and_what_was_spent_follow
             assert_sums_agree(ledger)
 
 
+def test_a_ledger_that_may_open_no_row_stays_down_until_it_may_though_nothing_is_owed(
+    server, owned, tmp_path, caplog
+):
+    with (
+        ledgers(owned.render_as_string(hide_password=False), tmp_path) as make,
+        psycopg.connect(text_of(owned), autocommit=True) as owner,
+    ):
+        ledger = make()
+        buy(ledger, "before")
+        owner.execute("REVOKE INSERT ON requests FROM teller")
+        for _ in range(3):
+            with pytest.raises(LedgerUnavailable):
+                ledger.open(ask("refused"), 99_000, "hash", NOON)
+            ledger.tend()
+            assert ledger.state == "down"
+        assert caplog.text.count("cannot be written") == 1
+        owner.execute("GRANT ALL ON requests TO teller")
+        ledger.tend()
+        assert ledger.state == "ok"
+        assert [row["request_id"] for row in rows(ledger)] == ["before"]
+
+
 def test_a_bill_that_is_owed_when_the_database_goes_away_goes_to_the_spool_once(server, owned, tmp_path):
     with (
         ledgers(owned.render_as_string(hide_password=False), tmp_path) as make,
