@@ -28,6 +28,7 @@ from tests.ledger_house import (
     ledgers,
     locked_out,
     record,
+    rows,
 )
 
 
@@ -98,6 +99,22 @@ def test_its_thread_ends_with_its_ledger(make):
     assert not keeper.is_alive()
 
 
+def test_what_it_is_at_is_done_before_its_ledger_lets_go_of_its_lock(make):
+    ledger, begun, held = make(), threading.Event(), []
+
+    def chore() -> None:
+        begun.set()
+        ledger._keeper._stopped.wait(30)
+        held.append(ledger._instance._file is not None)
+
+    buy(ledger, "first")
+    ledger.chores.append(chore)
+    ledger.start()
+    assert begun.wait(30)
+    ledger.stop()
+    assert held == [True]
+
+
 def test_a_soft_limit_that_a_late_bill_reaches_is_told_of(make, crossings):
     ledger, soft = make(), Budget("key:k1", TOTAL, None, PRICE)
     opened = ledger.open(ask("paid", budgets=(soft,), key_id="k1"), 99_000, "hash", NOON)
@@ -107,6 +124,27 @@ def test_a_soft_limit_that_a_late_bill_reaches_is_told_of(make, crossings):
     ledger.tend()
     assert [crossing.spent_nano for crossing in crossings] == [PRICE]
     assert_sums_agree(ledger)
+
+
+def test_bills_that_are_owed_are_kept_however_often_the_database_refuses_them(make):
+    ledger = make()
+    opened = [ledger.open(ask(name), 99_000, "hash", NOON) for name in ("first", "second", "third")]
+    with locked_out(ledger):
+        for each in opened:
+            with pytest.raises(LedgerUnavailable):
+                ledger.close(record(each.request_id, opened=each))
+            ledger.tend()
+    ledger.tend()
+    assert [(row["state"], row["cost_nano"]) for row in rows(ledger)] == 3 * [("settled", PRICE)]
+    assert_sums_agree(ledger)
+
+
+def test_a_row_that_no_database_takes_says_nothing_of_the_database(make):
+    ledger = make()
+    with pytest.raises(OverflowError):
+        ledger.close(record("absurd", attempts=2**70))
+    assert ledger.state == "ok"
+    assert buy(ledger, "next") == PRICE
 
 
 AWAY = [
