@@ -121,7 +121,8 @@ class Intake:
             write.failure = failure
             if write.kind == CLOSES and not ours:  # its call was made: what it cost must not be lost
                 write.row.status = LedgerUnavailable.status
-                self._owed.append(write)
+                # One of its own: who pays it forgets the failure, which this one's thread may still have to read.
+                self._owed.append(Write(write.row, CLOSES, write.holds))
 
     def _pay_owed(self) -> None:
         """Write the bills that could not be written before; one that never can be holds up nobody."""

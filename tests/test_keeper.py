@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -17,6 +18,7 @@ from store.budgets import Crossing
 from store.failures import is_our_mistake, is_outage
 from store.keeper import ROUND_SECONDS
 from store.ledger import Ledger
+from store.writes import Write
 from tests.ledger_house import (
     NOON,
     PRICE,
@@ -137,6 +139,24 @@ def test_bills_that_are_owed_are_kept_however_often_the_database_refuses_them(ma
     ledger.tend()
     assert [(row["state"], row["cost_nano"]) for row in rows(ledger)] == 3 * [("settled", PRICE)]
     assert_sums_agree(ledger)
+
+
+def test_a_bill_that_is_paid_before_its_caller_has_looked_was_refused_all_the_same(make):
+    ledger = make()
+    opened = ledger.open(ask("paid"), 99_000, "hash", NOON)
+    submit, away = ledger._intake._group.submit, ExitStack()
+
+    def looks_late(write: Write) -> None:
+        submit(write)
+        away.close()
+        ledger.tend()
+
+    away.enter_context(locked_out(ledger))
+    ledger._intake._group.submit = looks_late
+    with pytest.raises(LedgerUnavailable):
+        ledger.close(record("paid", opened=opened))
+    (row,) = rows(ledger)
+    assert (row["state"], row["status"], row["cost_nano"]) == ("settled", 503, PRICE)
 
 
 def test_a_row_that_no_database_takes_says_nothing_of_the_database(make):
