@@ -295,6 +295,26 @@ def test_a_line_that_a_crash_cut_off_was_never_acknowledged_and_is_left_out(tmp_
     assert names(path) == ["one", "two"]
 
 
+def test_rows_that_are_spooled_while_the_spool_is_drained_come_home_with_it(make_ledger, server, tmp_path):
+    ledger = make_ledger()
+    buy(ledger, "before")
+    server.stop()
+    buy(ledger, "away")
+    server.start()
+    take_over, late = ledger._heir.take_over, iter(["late", "later"])
+
+    def meanwhile() -> None:
+        take_over()
+        ledger.close(record(next(late)))
+
+    ledger._heir.take_over = meanwhile
+    ledger.tend()
+    assert (ledger.state, spool_files(tmp_path)) == ("ok", [])
+    assert ledger.overall_nano("anonymous") == 4 * PRICE
+    assert [row["request_id"] for row in rows(ledger)] == ["before", "away", "late", "later"]
+    assert_sums_agree(ledger)
+
+
 @contextmanager
 def full_disk(most_bytes: int) -> Iterator[None]:
     """As far as this process can tell: no file of its may grow beyond that."""
