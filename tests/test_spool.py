@@ -16,6 +16,7 @@ import pytest
 from errors import LedgerUnavailable
 from store import reading
 from store.db import IDLE_SECONDS
+from store.failures import database_errors
 from store.ledger import Ledger
 from store.rows import Row, row_from
 from store.spool import Spool, batches, line_of
@@ -313,6 +314,19 @@ def test_rows_that_are_spooled_while_the_spool_is_drained_come_home_with_it(make
     assert ledger.overall_nano("anonymous") == 4 * PRICE
     assert [row["request_id"] for row in rows(ledger)] == ["before", "away", "late", "later"]
     assert_sums_agree(ledger)
+
+
+def test_an_outage_while_the_spool_is_drained_leaves_it_as_it_is(make_ledger, server, tmp_path):
+    ledger = make_ledger()
+    buy(ledger, "before")
+    server.stop()
+    for name in ("one", "two"):
+        ledger.close(record(name))
+    ledger._intake._spool.seal()
+    with pytest.raises(database_errors()):
+        ledger._heir.drain()
+    (file,) = spool_files(tmp_path)
+    assert (names(file), ledger._spool.rejected()) == (["one", "two"], 0)
 
 
 @contextmanager
