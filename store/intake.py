@@ -113,7 +113,7 @@ class Intake:
     def _fail(self, batch: list[Write], failure: Exception) -> None:
         ours = is_our_mistake(failure)
         if ours or not self.failing:
-            log.error("the ledger cannot be written: %s", failure)
+            log.error("the ledger cannot be written: %s", first_line(failure))
         if not ours:
             self.learn(refusal_of(failure))
         self.failing = self.failing or not ours
