@@ -63,7 +63,7 @@ def carriable(value: str, field: str) -> None:
 
 def category_list(value: Any) -> tuple[str, ...]:
     """One to fifty distinct names, exactly as they were sent."""
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise InvalidInput('`categories` must be a list of strings, such as ["a", "b"].', field="categories")
     if not 1 <= len(value) <= MAX_CATEGORIES:
         raise InvalidInput(f"`categories` must hold 1 to {MAX_CATEGORIES} names.", field="categories")

@@ -105,6 +105,11 @@ def test_every_other_list_of_categories_is_refused(value):
     assert refusal(category_list, value).field == "categories"
 
 
+@pytest.mark.parametrize("value", [["a", 2], [None], [["a"]]], ids=ascii)
+def test_a_category_that_is_no_string_is_not_taken_for_the_whole_list(value):
+    assert "`categories` must be a list of strings" in str(refusal(category_list, value))
+
+
 @pytest.mark.parametrize("name", ["gemini-3.1-flash-lite", "a", "7b", "Model_1.5-x", "x" * 100])
 def test_a_model_id_is_taken_as_it_is_alone_or_after_its_provider(name):
     assert model_name(name) == name
