@@ -9,6 +9,7 @@ from flask import Response
 from flask_restx import Namespace, Resource, fields
 
 from api.account_bodies import MOST_PAGE_SIZE, PAGE_SIZE, read_fields, read_page, read_seconds
+from api.examples import with_example
 from api.house import services
 from api.replies import json_reply
 from api.visit import current_visit
@@ -82,6 +83,13 @@ new_key = keys.model(
     },
     strict=True,
 )
+new_key = with_example(
+    keys,
+    new_key,
+    name="reports",
+    role="developer",
+    budget={"period": "month", "limit_usd": "20", "soft_usd": "15"},
+)
 changed_key = keys.model(
     "ChangedKey",
     {
@@ -93,6 +101,7 @@ changed_key = keys.model(
     },
     strict=True,
 )
+changed_key = with_example(keys, changed_key, name="reports")
 rotation = keys.model(
     "Rotation",
     {
@@ -117,11 +126,13 @@ new_user = users.model(
     {"name": fields.String(required=True, min_length=1, max_length=100), **_user_fields},
     strict=True,
 )
+new_user = with_example(users, new_user, name="ada", role="developer")
 changed_user = users.model(
     "ChangedUser",
     {**_user_fields, "active": fields.Boolean(description="false: neither they nor their keys are served")},
     strict=True,
 )
+changed_user = with_example(users, changed_user, role="viewer")
 PAGING = {
     "limit": {"type": "integer", "minimum": 1, "maximum": MOST_PAGE_SIZE, "default": PAGE_SIZE},
     "after": {"type": "string", "description": "the `next` of the page before"},

@@ -10,6 +10,7 @@ from flask import Response
 from flask_restx import Namespace, Resource, fields
 
 import rules
+from api.examples import with_example
 from api.hooks import REQUEST_ID
 from api.house import services
 from api.replies import json_reply
@@ -41,6 +42,7 @@ verdict = feedback.model(
     },
     strict=True,
 )
+verdict = with_example(feedback, verdict, request_id="case-1", correct_category="positive")
 noted = feedback.model(
     "FeedbackNoted", {"request_id": fields.String, "correct": fields.Boolean(description="of the answer")}
 )

@@ -92,9 +92,7 @@ FORMAT = (
 CHAT = closed(
     "messages",
     model=MODEL_FIELD,
-    messages=a_list(
-        MESSAGE, MAX_MESSAGES, example=[{"role": "user", "content": "Say hello in one sentence."}]
-    ),
+    messages=a_list(MESSAGE, MAX_MESSAGES),
     temperature={"type": "number", "minimum": 0, "maximum": 2, **NULLABLE},
     max_tokens={"type": "integer", "minimum": 1, **NULLABLE},
     max_completion_tokens=told("counts where both are sent", type="integer", minimum=1, **NULLABLE),
@@ -106,7 +104,7 @@ CHAT = closed(
     tools={"type": "array", "items": TOOL, "maxItems": MAX_TOOLS, **NULLABLE},
     tool_choice=told(f"one of {', '.join(CHOICES)}, or an object that names one of the tools"),
     **{name: told("known, and left out: X-Params-Ignored says so") for name in sorted(LEFT_OUT)},
-)
+) | {"example": {"model": "default", "messages": [{"role": "user", "content": "Say hello in one sentence."}]}}
 COST = an_object(
     input=told("US dollars, nine decimals, as text", type="string"),
     output=TEXT,
@@ -129,12 +127,10 @@ COMPLETION = an_object(
 EMBED = closed(
     "input",
     model=MODEL_FIELD,
-    input=told(
-        f"or a list of 1 to {MAX_INPUTS} texts", minLength=1, example="Say hello in one sentence.", **TEXT
-    ),
+    input=told(f"or a list of 1 to {MAX_INPUTS} texts", minLength=1, **TEXT),
     encoding_format={"type": "string", "enum": list(VECTOR_FORMATS), **NULLABLE},
     user=told("known, and left out"),
-)
+) | {"example": {"model": "default", "input": "Say hello in one sentence."}}
 VECTORS = an_object(
     object=TEXT,
     model=TEXT,

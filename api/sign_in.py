@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 from flask import Response
 from flask_restx import Namespace, Resource, fields
 
 from api.account_bodies import read_text
+from api.examples import with_example
 from api.house import services
 from api.replies import json_reply
 from api.schemas import read_body
@@ -27,6 +30,7 @@ credentials = auth.model(
     },
     strict=True,
 )
+credentials = with_example(auth, credentials, **json.loads(TOKEN_EXAMPLE))
 tokens = auth.model(
     "Tokens",
     {

@@ -11,6 +11,7 @@ from flask_restx import Api, Namespace, Resource, fields
 
 from api import schemas
 from api.accounts import keys, users
+from api.examples import with_example
 from api.feedback import feedback
 from api.house import services
 from api.replies import render_answer
@@ -75,6 +76,7 @@ prompt = generate.model(
     },
     strict=True,
 )
+prompt = with_example(generate, prompt, prompt="Say hello in one sentence.")
 text_to_classify = classify.model(
     "TextToClassify",
     {
@@ -99,6 +101,9 @@ text_to_classify = classify.model(
         ),
     },
     strict=True,
+)
+text_to_classify = with_example(
+    classify, text_to_classify, text="I love this phone.", categories=["positive", "negative"]
 )
 failure = generate.model(
     "Failure",
