@@ -164,10 +164,17 @@ def _write(export: Export, output: Path | None) -> None:
         raise Refused(f"{output} cannot be written ({failure.strerror}). Choose another --output.") from None
 
 
+def _second(moment: str) -> str:
+    return datetime.fromisoformat(moment).isoformat(timespec="seconds")
+
+
 def usage_lines(report: dict[str, Any]) -> list[str]:
     """A usage report as lines for a terminal."""
     names = report["group_by"]
-    rows = [[*(str(group[name]) for name in names), *_figures(group)] for group in report["groups"]]
+    rows = [
+        [*(str(group[name]) or f"no {name}" for name in names), *_figures(group)]
+        for group in report["groups"]
+    ]
     rows.append([*("" if place else "total" for place, _ in enumerate(names)), *_figures(report["total"])])
     heads = [
         *names,
@@ -182,7 +189,8 @@ def usage_lines(report: dict[str, Any]) -> list[str]:
         "unknown $",
         "no price",
     ]
-    lines = [f"{report['since']} to {report['until']}", "", *table(heads, rows, len(names))]
+    since, until = (_second(report[end]) for end in ("since", "until"))
+    lines = [f"{since} to {until}", "", *table(heads, rows, len(names))]
     if waiting := report["open"]["requests"]:
         lines += ["", f"{waiting:,} requests are open just now."]
     return lines

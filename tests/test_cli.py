@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.engine import Engine, make_url
 
+from commands.ledger import usage_lines
 from store import upkeep
 from store.db import ledger_url, migrate, open_engine
 from store.tables import requests, totals, usage_days
@@ -73,6 +74,14 @@ def test_usage_is_a_table_for_people_and_json_for_programs(office):
     assert report["total"]["cost_nanodollars"] == spent
     assert sum(group["cost_nanodollars"] for group in report["groups"]) == spent
     assert report["total"]["cost"] in shown
+
+
+def test_callers_without_a_key_have_a_name_in_the_table_and_times_are_of_seconds(office):
+    whole = json.loads(office.run("usage", "--hours", "9000", "--json").stdout)
+    group = {**whole["total"], "key": ""}
+    lines = usage_lines({**whole, "group_by": ["key"], "groups": [group]})
+    assert lines[3].startswith("no key ")
+    assert "." not in lines[0]
 
 
 def test_an_export_holds_every_closed_and_open_row_and_sums_up_to_the_report(office, tmp_path):
