@@ -62,3 +62,10 @@ def test_every_parameter_of_openais_is_told_of():
     told = (ROOT / "docs" / "openai.md").read_text()
     for name in KNOWN | EMBEDDED:
         assert f"`{name}`" in told or (name.startswith("prompt_cache_") and "`prompt_cache_*`" in told), name
+
+
+def test_a_block_that_ends_what_it_started_waits_for_its_end():
+    lines = (ROOT / "ENTERPRISE_FEATURES.md").read_text().splitlines()
+    ends = [line for line in lines if "kill %" in line]
+    assert ends
+    assert [line for line in ends if "; wait" not in line.partition("kill %")[2]] == []
