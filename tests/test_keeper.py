@@ -14,10 +14,12 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from errors import LedgerUnavailable
 from identity import TOTAL, Budget
+from store.batch import Batch
 from store.budgets import Crossing
 from store.failures import is_our_mistake, is_outage
 from store.keeper import ROUND_SECONDS
 from store.ledger import Ledger
+from store.rows import row_from
 from store.writes import Write
 from tests.ledger_house import (
     NOON,
@@ -183,3 +185,16 @@ ROWS = [psycopg.DataError("too long"), psycopg.IntegrityError("twice"), TypeErro
 @pytest.mark.parametrize("failure", [*AWAY, *THERE, *ROWS], ids=lambda failure: type(failure).__name__)
 def test_what_is_away_what_is_not_as_it_should_be_and_what_is_the_rows_own_fault(failure):
     assert (is_outage(failure), is_our_mistake(failure)) == (failure in AWAY, failure in ROWS)
+
+
+def test_a_row_that_its_owner_closes_as_it_is_given_up_counts_once(make):
+    ledger = make()
+    opened = ledger.open(ask("paid"), 99_000, "hash", NOON)
+    seen = row_from(rows(ledger)[0])
+    ledger.close(record("paid", opened=opened))
+    writer = ledger._heir.writer
+    with writer._connection.transaction() as cursor:
+        late = Batch(cursor, writer._sql)
+        assert late.give_up([seen]) == 0
+        late.settle()
+    assert_sums_agree(ledger)
