@@ -171,8 +171,9 @@ def _not_allowed(ask: Ask) -> ModelNotAllowed:
 def _refusal(needs: Set[str], links: Sequence[Link]) -> InvalidInput:
     missing = ", ".join(sorted(needs))
     tried = ", ".join(link.name for link in links)
+    step = "Leave them out, or name another model" if TOOLS in needs else "Name a model of another provider"
     return InvalidInput(
-        f"No provider that could answer ({tried}) offers {missing}. Leave it out, or name another model.",
+        f"No provider that could answer ({tried}) offers {missing}. {step}.",
         field="tools" if TOOLS in needs else "model",
     )
 

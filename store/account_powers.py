@@ -11,6 +11,10 @@ from store.account_changes import Change
 from store.account_rows import Key, User, key_from, user_from
 from store.account_tables import api_keys, organisations, users
 
+NO_SUCH_USER = (
+    "`user_id` names no user of this organisation. Take the id from the list of users, not the name."
+)
+
 
 def need(*allowed: bool) -> None:
     if not all(allowed):
@@ -62,10 +66,18 @@ def check_owner(change: Change, organisation: str, owner: str, scopes: frozenset
     change.row(organisations, organisation)
     if not owner:
         return
-    user = user_from(change.row(users, owner))
-    need_there(user.organisation == organisation)
+    user = _owner(change, organisation, owner)
     if not scopes <= SCOPES_OF[user.role]:
         raise InvalidInput(f"The user is a {user.role} and can have no key of more.", field="role")
+
+
+def _owner(change: Change, organisation: str, owner: str) -> User:
+    try:
+        user = user_from(change.row(users, owner))
+        need_there(user.organisation == organisation)
+    except NotThere:
+        raise NotThere(NO_SUCH_USER, field="user_id") from None
+    return user
 
 
 def check_still_good(key: Key, by: Identity) -> None:

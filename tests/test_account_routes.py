@@ -223,9 +223,14 @@ def test_a_key_of_no_user_manages_itself_and_what_it_made_and_nothing_else(here)
     assert here.ask("DELETE", f"{KEYS}/{made['id']}", text).status_code == 200
 
 
-def test_a_user_of_another_tenant_gets_no_key_here(here):
-    reply = make(here, "admin", user_id=here.away.people["viewer"].id)
+@pytest.mark.parametrize("somebody", ["of another tenant", "nobody at all"])
+def test_a_user_of_another_tenant_gets_no_key_here_as_if_there_were_none(here, somebody):
+    user_id = here.away.people["viewer"].id if somebody == "of another tenant" else somebody
+    reply = make(here, "admin", user_id=user_id)
     assert reply.status_code == 404
+    told = reply.get_json()
+    assert told["field"] == "user_id"
+    assert told["error"].startswith("`user_id` names no user of this organisation.")
 
 
 def test_a_rotated_key_has_two_secrets_until_its_grace_is_over(here):
