@@ -392,6 +392,7 @@ class ProviderContract:
         blocked = "blocked_answer" if "blocked_prompt" in self.unbilled else "blocked_prompt"
         upstream.script(*[blocked, "ok"] * 20)
         seen = run_together(40, call)
+        assert [failed for failed in seen if isinstance(failed, BaseException)] == []
         billed = {call.prompt: call.billed for call in upstream.journal}
         assert len(billed) == 40
         for index, usage in enumerate(seen):
