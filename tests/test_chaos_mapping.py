@@ -201,13 +201,20 @@ OUTAGE_LIES: dict[str, tuple[Callable[[list[Asked]], None], str]] = {
 }
 
 
-@pytest.mark.parametrize(("late", "kinds"), [(500, set()), (2900, {"refusals that were not quick"})])
-def test_a_short_outage_is_held_against_most_refusals_as_it_shares_its_machine(act, late, kinds):
+@pytest.mark.parametrize(
+    ("late", "seconds", "kinds"),
+    [
+        (500, 0.06, set()),
+        (2900, 0.06, {"refusals that were not quick"}),
+        (500, 0.3, {"refusals that were not quick"}),
+    ],
+)
+def test_a_short_outage_is_held_against_most_refusals_as_it_shares_its_machine(act, late, seconds, kinds):
     act.run = Run("outage", 1, True, act.run.folder)
     act.run.figures["alone"] = {}
     fresh = during()
     for place in range(50, 50 + late):
-        change(place, seconds=0.06)(fresh)
+        change(place, seconds=seconds)(fresh)
     assert verdict(act, fresh) == kinds
 
 
